@@ -1,0 +1,266 @@
+// Command probe is the one static program that the tests run in containers: servers, clients, and things that go
+// wrong on purpose. Each subcommand does one thing a test asks about.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+var commands = map[string]func(args []string) error{
+	"serve":   serve,
+	"count":   count,
+	"exit":    exit,
+	"env":     env,
+	"cat":     cat,
+	"get":     get,
+	"udp":     udpSend,
+	"lookup":  lookup,
+	"signals": signals,
+	"eat":     eat,
+	"sleep":   sleep,
+}
+
+func main() {
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		names := make([]string, 0, len(commands))
+		for n := range commands {
+			names = append(names, n)
+		}
+		sort.Strings(names)
+		fmt.Fprintln(os.Stderr, "usage: probe", strings.Join(names, "|"), "…")
+		os.Exit(2)
+	}
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+}
+
+// serve answers HTTP (/hostname, /ip, /healthz, /fail, /exit?code=), TCP and UDP echo on the ports given as
+// http=8080 tcp=9000 udp=9001.
+func serve(args []string) error {
+	if len(args) == 0 {
+		args = []string{"http=8080", "tcp=9000", "udp=9001"}
+	}
+	errs := make(chan error)
+	for _, a := range args {
+		kind, port, _ := strings.Cut(a, "=")
+		run := map[string]func(string) error{"http": serveHTTP, "tcp": serveTCP, "udp": serveUDP}[kind]
+		if run == nil {
+			return fmt.Errorf("serve: unknown kind %q", kind)
+		}
+		go func() { errs <- run(":" + port) }()
+	}
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, syscall.SIGTERM, syscall.SIGINT)
+	select {
+	case err := <-errs:
+		return err
+	case <-terminate:
+		return nil
+	}
+}
+
+func serveHTTP(addr string) error {
+	host, _ := os.Hostname()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, host) })
+	mux.HandleFunc("/ip", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.RemoteAddr) })
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if _, err := os.Stat("/tmp/unhealthy"); err == nil {
+			http.Error(w, "unhealthy", http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("/exit", func(_ http.ResponseWriter, r *http.Request) {
+		code, _ := strconv.Atoi(r.FormValue("code"))
+		os.Exit(code)
+	})
+	return http.ListenAndServe(addr, mux)
+}
+
+func serveTCP(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() { defer c.Close(); io.Copy(c, c) }()
+	}
+}
+
+// serveUDP answers every datagram with the host name and the datagram.
+func serveUDP(addr string) error {
+	host, _ := os.Hostname()
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		c.WriteTo([]byte(host+" "+string(buf[:n])), from)
+	}
+}
+
+// count prints 0, 1, 2 … one line per interval (default 100ms), N lines at most when given.
+func count(args []string) error {
+	interval, limit := 100*time.Millisecond, -1
+	if len(args) > 0 {
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			return fmt.Errorf("count: interval: %w", err)
+		}
+		interval = d
+	}
+	if len(args) > 1 {
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return fmt.Errorf("count: limit: %w", err)
+		}
+		limit = n
+	}
+	for i := 0; i != limit; i++ {
+		fmt.Println(i)
+		time.Sleep(interval)
+	}
+	return nil
+}
+
+func exit(args []string) error {
+	code := 0
+	if len(args) > 0 {
+		code, _ = strconv.Atoi(args[0])
+	}
+	if len(args) > 1 {
+		fmt.Println(strings.Join(args[1:], " "))
+	}
+	os.Exit(code)
+	return nil
+}
+
+func env([]string) error {
+	vars := os.Environ()
+	sort.Strings(vars)
+	fmt.Println(strings.Join(vars, "\n"))
+	return nil
+}
+
+func cat(args []string) error {
+	for _, p := range args {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		os.Stdout.Write(b)
+	}
+	return nil
+}
+
+// get fetches a URL N times (default once), at most 5 s each, and prints the bodies.
+func get(args []string) error {
+	n := 1
+	if len(args) > 1 {
+		n, _ = strconv.Atoi(args[1])
+	}
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for range n {
+		resp, err := client.Get(args[0])
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(os.Stdout, resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func udpSend(args []string) error {
+	c, err := net.Dial("udp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Write([]byte(strings.Join(args[1:], " "))); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil && line == "" {
+		return err
+	}
+	fmt.Println(line)
+	return nil
+}
+
+func lookup(args []string) error {
+	addrs, err := net.LookupHost(args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println(strings.Join(addrs, "\n"))
+	return nil
+}
+
+// signals prints the name of each signal it gets, and ends on SIGTERM after the delay given.
+func signals(args []string) error {
+	var delay time.Duration
+	if len(args) > 0 {
+		delay, _ = time.ParseDuration(args[0])
+	}
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGQUIT)
+	fmt.Println("ready")
+	for s := range c {
+		fmt.Println(s)
+		if s == syscall.SIGTERM {
+			time.Sleep(delay)
+			return nil
+		}
+	}
+	return nil
+}
+
+// eat takes the given number of MiB and touches every page.
+func eat(args []string) error {
+	mib, _ := strconv.Atoi(args[0])
+	var held [][]byte
+	for range mib {
+		b := make([]byte, 1<<20)
+		for i := range b {
+			b[i] = 1
+		}
+		held = append(held, b)
+	}
+	fmt.Println("ate", len(held))
+	return sleep([]string{"1h"})
+}
+
+func sleep(args []string) error {
+	d, err := time.ParseDuration(args[0])
+	if err != nil {
+		return err
+	}
+	time.Sleep(d)
+	return nil
+}

@@ -1,0 +1,46 @@
+package images
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// Registry is an OCI distribution registry in this process.
+type Registry struct {
+	Addr   string // host:port
+	server *http.Server
+}
+
+// Serve starts a registry on the address ("127.0.0.1:0" picks a port) over plain HTTP.
+func Serve(addr string) (*Registry, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the test registry: %w", err)
+	}
+	r := &Registry{Addr: l.Addr().String(), server: &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}}
+	go r.server.Serve(l)
+	return r, nil
+}
+
+// Push stores an image as <registry>/<repository>:<tag> and returns that reference.
+func (r *Registry) Push(repository, tag string, img v1.Image) (string, error) {
+	ref, err := name.NewTag(fmt.Sprintf("%s/%s:%s", r.Addr, repository, tag), name.Insecure)
+	if err != nil {
+		return "", fmt.Errorf("reference: %w", err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		return "", fmt.Errorf("push %s: %w", ref, err)
+	}
+	return ref.String(), nil
+}
+
+// Close stops the registry.
+func (r *Registry) Close() error { return r.server.Close() }
