@@ -1,0 +1,20 @@
+package cri
+
+import (
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/cri/convert"
+	"github.com/skiff-node/skiff/runtimeservice"
+)
+
+// eventHandlers serves the event stream.
+type eventHandlers struct {
+	events runtimeservice.Events
+}
+
+func (h eventHandlers) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
+	return h.events.Watch(s.Context(), func(e runtimeservice.Event) error {
+		return s.Send(convert.Event(e))
+	})
+}

@@ -1,0 +1,84 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/runtimeservice"
+)
+
+// versionHandlers serves what concerns the node as a whole.
+type versionHandlers struct {
+	version string
+	node    runtimeservice.Node
+}
+
+func (h versionHandlers) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{
+		Version: "0.1.0", RuntimeName: "skiff", RuntimeVersion: h.version, RuntimeApiVersion: "v1",
+	}, nil
+}
+
+func (h versionHandlers) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	st := h.node.Status(ctx)
+	out := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			condition(runtimeapi.RuntimeReady, "RuntimeNotReady", st.Runtime),
+			condition(runtimeapi.NetworkReady, "NetworkNotReady", st.Network),
+		}},
+		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	for _, handler := range st.Handlers {
+		out.RuntimeHandlers = append(out.RuntimeHandlers, &runtimeapi.RuntimeHandler{
+			Name: handler.Name,
+			Features: &runtimeapi.RuntimeHandlerFeatures{
+				RecursiveReadOnlyMounts: handler.RecursiveReadOnlyMounts, UserNamespaces: handler.UserNamespaces,
+			},
+		})
+	}
+	if r.GetVerbose() {
+		info, err := json.Marshal(st.Info)
+		if err != nil {
+			return nil, fmt.Errorf("encode the runtime's information: %w", err)
+		}
+		out.Info = map[string]string{"info": string(info)}
+	}
+	return out, nil
+}
+
+func condition(name, reason string, err error) *runtimeapi.RuntimeCondition {
+	if err != nil {
+		return &runtimeapi.RuntimeCondition{Type: name, Reason: reason, Message: err.Error()}
+	}
+	return &runtimeapi.RuntimeCondition{Type: name, Status: true}
+}
+
+func (h versionHandlers) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{
+		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
+	}, nil
+}
+
+// UpdateRuntimeConfig tells the network the node's pod ranges, one per address family, separated by commas.
+func (h versionHandlers) UpdateRuntimeConfig(ctx context.Context, r *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	var cidrs []netip.Prefix
+	for text := range strings.SplitSeq(r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr(), ",") {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		cidr, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("%w: network_config.pod_cidr: %w", runtimeservice.ErrInvalid, err)
+		}
+		cidrs = append(cidrs, cidr)
+	}
+	if len(cidrs) == 0 {
+		return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+	}
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, h.node.SetPodCIDRs(ctx, cidrs)
+}
