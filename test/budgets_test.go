@@ -27,7 +27,10 @@ const (
 
 // exceptions maps "kind path[:name]" to the reason why it may exceed its budget. An entry that is no longer
 // needed fails the test, so that the list only ever holds what is true.
-var exceptions = map[string]string{}
+var exceptions = map[string]string{
+	"params cri/stream/stream.go:runtime.Attach": "the interface of k8s.io/cri-streaming",
+	"params cri/stream/stream.go:runtime.Exec":   "the interface of k8s.io/cri-streaming",
+}
 
 // checker walks the tree once and collects each excess.
 type checker struct {
