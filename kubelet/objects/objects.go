@@ -208,7 +208,7 @@ func (c *Cache) get(ctx context.Context, ref Ref) (runtime.Object, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e.object == nil {
-		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: string(ref.Kind) + "s"}, ref.Name)
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: string(ref.Kind)}, ref.Name)
 	}
 	return e.object, nil
 }

@@ -1,0 +1,284 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Config is what a Manager needs.
+type Config struct {
+	// Root is the kubelet's directory, /var/lib/skiff/kubelet on a node.
+	Root string
+	// Kinds are asked in order.
+	Kinds []Kind
+	// Period is how often the content of live volumes is checked; 0 means 60 s, upstream's sync frequency.
+	Period time.Duration
+	// Log receives failures of refreshes. May be nil.
+	Log *slog.Logger
+}
+
+// Manager sets up and takes down the volumes of pods. It is safe for concurrent use; calls for one pod wait for each
+// other, those for different pods do not.
+type Manager struct {
+	cfg  Config
+	wake chan struct{} // capacity 1
+
+	mu    sync.Mutex
+	pods  map[types.UID]*podState
+	dirty map[types.UID]bool // pods whose live volumes are to be looked at soon
+}
+
+// podState is what is remembered of a pod. busy is held, by sending to it, while its volumes are worked on.
+type podState struct {
+	busy chan struct{}
+	pod  *v1.Pod // the latest version that was set up; nil when nothing is to be refreshed
+}
+
+// New returns a manager of the pods below cfg.Root, which need not exist yet.
+func New(cfg Config) (*Manager, error) {
+	if !filepath.IsAbs(cfg.Root) {
+		return nil, fmt.Errorf("volume: Root %q must be an absolute path", cfg.Root)
+	}
+	if cfg.Period == 0 {
+		cfg.Period = time.Minute
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Manager{cfg: cfg, wake: make(chan struct{}, 1),
+		pods: map[types.UID]*podState{}, dirty: map[types.UID]bool{}}, nil
+}
+
+// PodDir is the directory of all that belongs to the pod.
+func (m *Manager) PodDir(uid types.UID) string { return filepath.Join(m.cfg.Root, "pods", string(uid)) }
+
+// Dir is the directory of a volume of that kind.
+func (m *Manager) Dir(uid types.UID, kind, volume string) string {
+	return filepath.Join(m.PodDir(uid), "volumes", "kubernetes.io~"+kind, volume)
+}
+
+// Setup makes each volume of the pod that needs anything made and returns their host paths by volume name. Image
+// volumes are left out: the runtime mounts them. All failures are returned together, each a *SetupError.
+func (m *Manager) Setup(ctx context.Context, pod *v1.Pod) (map[string]string, error) {
+	if err := validUID(pod.UID); err != nil {
+		return nil, err
+	}
+	state, err := m.acquire(ctx, pod.UID)
+	if err != nil {
+		return nil, err
+	}
+	defer m.release(state)
+	m.mu.Lock()
+	state.pod = pod
+	m.mu.Unlock()
+	return m.setup(ctx, pod, func(Kind) bool { return true })
+}
+
+// setup sets up those volumes whose kind is wanted.
+func (m *Manager) setup(ctx context.Context, pod *v1.Pod, wanted func(Kind) bool) (map[string]string, error) {
+	paths := map[string]string{}
+	var failed []error
+	for i := range pod.Spec.Volumes {
+		vol := &pod.Spec.Volumes[i]
+		if vol.Image != nil {
+			continue
+		}
+		kind := m.kind(vol)
+		if kind == nil {
+			failed = append(failed, &SetupError{vol.Name, fmt.Errorf("%s: %w by this kubelet", SourceName(&vol.VolumeSource), ErrUnsupported)})
+			continue
+		}
+		if !wanted(kind) {
+			continue
+		}
+		path, err := kind.Setup(ctx, Request{Pod: pod, Volume: vol, Dir: m.Dir(pod.UID, kind.Name(), vol.Name)})
+		if err != nil {
+			failed = append(failed, &SetupError{vol.Name, err})
+			continue
+		}
+		paths[vol.Name] = path
+	}
+	return paths, errors.Join(failed...)
+}
+
+func (m *Manager) kind(vol *v1.Volume) Kind {
+	for _, k := range m.cfg.Kinds {
+		if k.Handles(&vol.VolumeSource) {
+			return k
+		}
+	}
+	return nil
+}
+
+// Changed asks for a look at the live volumes of these pods soon. Pods without volumes are ignored.
+func (m *Manager) Changed(pods []types.UID) {
+	m.mu.Lock()
+	for _, uid := range pods {
+		if m.pods[uid] != nil {
+			m.dirty[uid] = true
+		}
+	}
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the content of live volumes current until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	beat := time.NewTicker(m.cfg.Period)
+	defer beat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-beat.C:
+			m.markAll()
+		case <-m.wake:
+		}
+		for _, uid := range m.takeDirty() {
+			if err := m.refresh(ctx, uid); err != nil && ctx.Err() == nil {
+				m.cfg.Log.Warn("content of a pod's volumes could not be brought up to date", "podUID", uid, "err", err)
+			}
+		}
+	}
+}
+
+func (m *Manager) markAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for uid, s := range m.pods {
+		if s.pod != nil {
+			m.dirty[uid] = true
+		}
+	}
+}
+
+func (m *Manager) takeDirty() []types.UID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	uids := make([]types.UID, 0, len(m.dirty))
+	for uid := range m.dirty {
+		uids = append(uids, uid)
+	}
+	clear(m.dirty)
+	return uids
+}
+
+func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	m.mu.Lock()
+	known := m.pods[uid] != nil
+	m.mu.Unlock()
+	if !known {
+		return nil
+	}
+	state, err := m.acquire(ctx, uid)
+	if err != nil {
+		return err
+	}
+	defer m.release(state)
+	m.mu.Lock()
+	pod := state.pod
+	m.mu.Unlock()
+	if pod == nil {
+		return nil
+	}
+	_, err = m.setup(ctx, pod, func(k Kind) bool { _, live := k.(Live); return live })
+	return err
+}
+
+// Teardown unmounts and removes everything below the pod's directory, and the directory. The pod's containers must be
+// gone. A pod without a directory is no error.
+func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
+	if err := validUID(uid); err != nil {
+		return err
+	}
+	state, err := m.acquire(ctx, uid)
+	if err != nil {
+		return err
+	}
+	defer m.release(state)
+	m.mu.Lock()
+	state.pod = nil
+	m.mu.Unlock()
+	if err := remove(m.PodDir(uid)); err != nil {
+		return fmt.Errorf("tear down the volumes of pod %s: %w", uid, err)
+	}
+	for _, k := range m.cfg.Kinds {
+		if f, ok := k.(Forgetter); ok {
+			f.Forget(string(uid))
+		}
+	}
+	m.mu.Lock()
+	delete(m.pods, uid)
+	delete(m.dirty, uid)
+	m.mu.Unlock()
+	return nil
+}
+
+// Retain tears down the directories of all pods but the living ones.
+func (m *Manager) Retain(ctx context.Context, live []types.UID) error {
+	entries, err := os.ReadDir(filepath.Join(m.cfg.Root, "pods"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for the volumes of former pods: %w", err)
+	}
+	var failed []error
+	for _, e := range entries {
+		if uid := types.UID(e.Name()); !slices.Contains(live, uid) {
+			failed = append(failed, m.Teardown(ctx, uid))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// acquire waits for the turn to work on the pod's volumes.
+func (m *Manager) acquire(ctx context.Context, uid types.UID) (*podState, error) {
+	for {
+		m.mu.Lock()
+		s := m.pods[uid]
+		if s == nil {
+			s = &podState{busy: make(chan struct{}, 1)}
+			m.pods[uid] = s
+		}
+		m.mu.Unlock()
+		select {
+		case s.busy <- struct{}{}:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for other work on the volumes of pod %s: %w", uid, ctx.Err())
+		}
+		m.mu.Lock()
+		current := m.pods[uid] == s
+		m.mu.Unlock()
+		if current {
+			return s, nil
+		}
+		<-s.busy // a Teardown finished while this call waited: begin with a new state
+	}
+}
+
+func (m *Manager) release(s *podState) { <-s.busy }
+
+// validUID keeps a malformed UID from naming a directory outside the pod's own.
+func validUID(uid types.UID) error {
+	if uid == "" || uid == "." || uid == ".." || strings.ContainsRune(string(uid), '/') {
+		return fmt.Errorf("pod UID %q cannot name a directory", uid)
+	}
+	return nil
+}

@@ -1,0 +1,243 @@
+// Package projected holds the volume kinds whose files the kubelet writes itself: configMap, secret, downwardAPI and
+// projected. The first three are a projected volume with one source; they differ in their directory's name and in
+// where they lie. All but configMap lie in memory, so that no secret ever reaches a disk.
+package projected
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/volume/atomic"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// defaultMode is the mode of files whose volume names none. The API server fills it in; static pods may lack it.
+const defaultMode = 0o644
+
+// Objects reads what pods refer to; kubelet/objects implements it.
+type Objects interface {
+	ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*v1.Secret, error)
+}
+
+// Tokens gets service account tokens; volume/token implements it.
+type Tokens interface {
+	Token(ctx context.Context, pod *v1.Pod, want *v1.ServiceAccountTokenProjection) (string, error)
+	Forget(pod string)
+}
+
+// Config is what the kinds need.
+type Config struct {
+	Objects Objects
+	Tokens  Tokens
+	// Allocatable is what pods may use of the node: the limits of containers that have none. May be nil.
+	Allocatable func() v1.ResourceList
+}
+
+// Kinds returns the four kinds.
+func Kinds(cfg Config) []volume.Kind {
+	if cfg.Allocatable == nil {
+		cfg.Allocatable = func() v1.ResourceList { return nil }
+	}
+	return []volume.Kind{
+		&kind{cfg: cfg, name: "configmap", disk: true, spec: func(s *v1.VolumeSource) *spec {
+			if s.ConfigMap == nil {
+				return nil
+			}
+			c := s.ConfigMap
+			return newSpec(c.DefaultMode, v1.VolumeProjection{ConfigMap: &v1.ConfigMapProjection{
+				LocalObjectReference: c.LocalObjectReference, Items: c.Items, Optional: c.Optional}})
+		}},
+		&kind{cfg: cfg, name: "secret", spec: func(s *v1.VolumeSource) *spec {
+			if s.Secret == nil {
+				return nil
+			}
+			c := s.Secret
+			return newSpec(c.DefaultMode, v1.VolumeProjection{Secret: &v1.SecretProjection{
+				LocalObjectReference: v1.LocalObjectReference{Name: c.SecretName}, Items: c.Items, Optional: c.Optional}})
+		}},
+		&kind{cfg: cfg, name: "downward-api", spec: func(s *v1.VolumeSource) *spec {
+			if s.DownwardAPI == nil {
+				return nil
+			}
+			return newSpec(s.DownwardAPI.DefaultMode, v1.VolumeProjection{DownwardAPI: &v1.DownwardAPIProjection{Items: s.DownwardAPI.Items}})
+		}},
+		&kind{cfg: cfg, name: "projected", spec: func(s *v1.VolumeSource) *spec {
+			if s.Projected == nil {
+				return nil
+			}
+			return newSpec(s.Projected.DefaultMode, s.Projected.Sources...)
+		}},
+	}
+}
+
+// spec is the common form of the four sources.
+type spec struct {
+	mode    int32
+	sources []v1.VolumeProjection
+}
+
+func newSpec(mode *int32, sources ...v1.VolumeProjection) *spec {
+	s := &spec{mode: defaultMode, sources: sources}
+	if mode != nil {
+		s.mode = *mode
+	}
+	return s
+}
+
+type kind struct {
+	cfg  Config
+	name string
+	disk bool
+	spec func(*v1.VolumeSource) *spec
+}
+
+func (k *kind) Name() string                      { return k.name }
+func (k *kind) Handles(src *v1.VolumeSource) bool { return k.spec(src) != nil }
+func (k *kind) Live()                             {}
+
+// Forget implements volume.Forgetter.
+func (k *kind) Forget(pod string) {
+	if k.cfg.Tokens != nil {
+		k.cfg.Tokens.Forget(pod)
+	}
+}
+
+// Setup implements volume.Kind: collect first, so that a missing object leaves nothing behind, then write.
+func (k *kind) Setup(ctx context.Context, req volume.Request) (string, error) {
+	files, err := k.collect(ctx, req, k.spec(&req.Volume.VolumeSource))
+	if err != nil {
+		return "", err
+	}
+	if k.disk {
+		err = os.MkdirAll(req.Dir, 0o750)
+	} else {
+		list := k.cfg.Allocatable()
+		err = volume.MountTmpfs(req.Dir, list.Memory().Value())
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := volume.OwnRoot(req.Dir, req.FSGroup()); err != nil {
+		return "", err
+	}
+	if err := nested(req); err != nil {
+		return "", err
+	}
+	_, err = atomic.Write(req.Dir, files, req.FSGroup())
+	return req.Dir, err
+}
+
+// collect reads all sources. Later sources win where paths collide. All failures are returned together.
+func (k *kind) collect(ctx context.Context, req volume.Request, s *spec) (atomic.Files, error) {
+	all := atomic.Files{}
+	var failed []error
+	for i := range s.sources {
+		files, err := k.source(ctx, req, &s.sources[i], s.mode)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		maps.Copy(all, files)
+	}
+	return all, errors.Join(failed...)
+}
+
+func (k *kind) source(ctx context.Context, req volume.Request, src *v1.VolumeProjection, mode int32) (atomic.Files, error) {
+	switch {
+	case src.ConfigMap != nil:
+		return k.configMap(ctx, req.Pod.Namespace, src.ConfigMap, mode)
+	case src.Secret != nil:
+		return k.secret(ctx, req.Pod.Namespace, src.Secret, mode)
+	case src.DownwardAPI != nil:
+		return downwardFiles(req.Pod, src.DownwardAPI.Items, mode, k.cfg.Allocatable())
+	case src.ServiceAccountToken != nil:
+		return k.token(ctx, req, src.ServiceAccountToken, mode)
+	case src.ClusterTrustBundle != nil:
+		return nil, fmt.Errorf("projected source clusterTrustBundle: %w by this kubelet", volume.ErrUnsupported)
+	case src.PodCertificate != nil:
+		return nil, fmt.Errorf("projected source podCertificate: %w by this kubelet", volume.ErrUnsupported)
+	}
+	return nil, fmt.Errorf("projected source without a known type: %w by this kubelet", volume.ErrUnsupported)
+}
+
+func (k *kind) configMap(ctx context.Context, namespace string, src *v1.ConfigMapProjection, mode int32) (atomic.Files, error) {
+	o := object{kind: "configmap", name: src.Name, items: src.Items, mode: mode, optional: src.Optional != nil && *src.Optional}
+	cm, err := k.cfg.Objects.ConfigMap(ctx, namespace, src.Name)
+	switch {
+	case err == nil:
+		o.data = configMapData(cm)
+	case !apierrors.IsNotFound(err) || !o.optional:
+		return nil, err
+	}
+	return o.files()
+}
+
+func (k *kind) secret(ctx context.Context, namespace string, src *v1.SecretProjection, mode int32) (atomic.Files, error) {
+	o := object{kind: "secret", name: src.Name, items: src.Items, mode: mode, optional: src.Optional != nil && *src.Optional}
+	secret, err := k.cfg.Objects.Secret(ctx, namespace, src.Name)
+	switch {
+	case err == nil:
+		o.data = secret.Data
+	case !apierrors.IsNotFound(err) || !o.optional:
+		return nil, err
+	}
+	return o.files()
+}
+
+// token writes the token so that only those who need it can read it: the pods' one user, or the volume's group.
+func (k *kind) token(ctx context.Context, req volume.Request, src *v1.ServiceAccountTokenProjection, mode int32) (atomic.Files, error) {
+	text, err := k.cfg.Tokens.Token(ctx, req.Pod, src)
+	if err != nil {
+		return nil, err
+	}
+	f := atomic.File{Data: []byte(text), Mode: mode, User: commonUser(req.Pod)}
+	if f.User != nil || req.FSGroup() != nil {
+		f.Mode = 0o600
+	}
+	return atomic.Files{src.Path: f}, nil
+}
+
+// nested makes the directories at which containers mount other volumes inside this one: the runtime cannot, because it
+// mounts this one read-only.
+func nested(req volume.Request) error {
+	var mounts [][]v1.VolumeMount
+	for i := range req.Pod.Spec.InitContainers {
+		mounts = append(mounts, req.Pod.Spec.InitContainers[i].VolumeMounts)
+	}
+	for i := range req.Pod.Spec.Containers {
+		mounts = append(mounts, req.Pod.Spec.Containers[i].VolumeMounts)
+	}
+	for _, list := range mounts {
+		for _, dir := range nestedIn(list, req.Volume.Name) {
+			if err := os.MkdirAll(filepath.Join(req.Dir, dir), 0o755); err != nil {
+				return fmt.Errorf("make the mount point of a nested volume: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// nestedIn lists the paths, below the volume, of other mounts that lie inside a mount of the volume.
+func nestedIn(mounts []v1.VolumeMount, name string) []string {
+	var dirs []string
+	for _, outer := range mounts {
+		if outer.Name != name || outer.SubPath != "" || outer.SubPathExpr != "" {
+			continue
+		}
+		for _, inner := range mounts {
+			rel, err := filepath.Rel(outer.MountPath, inner.MountPath)
+			if err == nil && rel != "." && !strings.HasPrefix(rel, "..") {
+				dirs = append(dirs, rel)
+			}
+		}
+	}
+	return dirs
+}
