@@ -1,0 +1,263 @@
+//go:build root
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/skiff-node/skiff/network"
+	"github.com/skiff-node/skiff/network/netns"
+	"github.com/skiff-node/skiff/network/networktest"
+)
+
+func TestMain(m *testing.M) { os.Exit(networktest.Isolate(m.Run)) }
+
+func prefixes(texts ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, t := range texts {
+		all = append(all, netip.MustParsePrefix(t))
+	}
+	return all
+}
+
+// testConfig is a node 10.42.0.0/24 of a cluster.
+func testConfig(t testing.TB) Config {
+	dir := t.TempDir()
+	return Config{
+		RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "lib"),
+		ConfDir: filepath.Join(dir, "net.d"), BinDirs: []string{filepath.Join(dir, "bin")},
+		PodCIDRs: prefixes("10.42.0.0/24"), ClusterCIDRs: prefixes("10.42.0.0/16"), ServiceCIDRs: prefixes("10.43.0.0/16"),
+		LocalAddresses: []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("10.43.0.10")},
+		Log:            slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+}
+
+func start(t testing.TB, cfg Config) *Engine {
+	t.Helper()
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Teardown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+type pod struct {
+	network.Sandbox
+	ip netip.Addr
+}
+
+func attach(t testing.TB, e *Engine, id string, ports ...network.PortMapping) pod {
+	t.Helper()
+	path, err := e.NewNamespace(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := network.Sandbox{ID: id, Name: "pod-" + id, Namespace: "default", UID: "uid-" + id, NetNS: path, PortMappings: ports}
+	r, err := e.Attach(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.IPs) != 1 || r.Interface != "eth0" || r.MAC == "" {
+		t.Fatalf("result %+v", r)
+	}
+	return pod{Sandbox: s, ip: r.IPs[0]}
+}
+
+func detach(t testing.TB, e *Engine, p pod) {
+	t.Helper()
+	if err := e.Detach(t.Context(), p.Sandbox); err != nil {
+		t.Error(err)
+	}
+	if err := e.RemoveNamespace(t.Context(), p.NetNS); err != nil {
+		t.Error(err)
+	}
+}
+
+// in runs fn in the namespace; "" is the host's.
+func in(t testing.TB, ns string, fn func() error) {
+	t.Helper()
+	do := func() error { return fn() }
+	if ns != "" {
+		do = func() error { return netns.Do(ns, fn) }
+	}
+	if err := do(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serve answers each TCP connection and UDP packet to port in ns with the address it came from.
+func serve(t testing.TB, ns string, port int) {
+	t.Helper()
+	var l net.Listener
+	var u net.PacketConn
+	in(t, ns, func() (err error) {
+		if l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port)); err != nil {
+			return err
+		}
+		u, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+		return err
+	})
+	t.Cleanup(func() { l.Close(); u.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			io.WriteString(c, host)
+			c.Close()
+		}
+	}()
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			_, from, err := u.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(from.String())
+			u.WriteTo([]byte(host), from)
+		}
+	}()
+}
+
+// ask connects from ns and returns what the server saw as the source.
+func ask(ns, proto, addr string) (source string, err error) {
+	fn := func() error {
+		c, err := net.DialTimeout(proto, addr, 2*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(2 * time.Second))
+		if proto == "udp4" {
+			c.Write([]byte("?"))
+		}
+		buf := make([]byte, 100)
+		n, err := c.Read(buf)
+		source = string(buf[:n])
+		return err
+	}
+	if ns == "" {
+		return source, fn()
+	}
+	err = netns.Do(ns, fn)
+	return source, err
+}
+
+func mustAsk(t testing.TB, ns, proto, addr, wantSource string) {
+	t.Helper()
+	got, err := ask(ns, proto, addr)
+	if err != nil {
+		t.Errorf("%s %s from %q: %v", proto, addr, filepath.Base(ns), err)
+	} else if wantSource != "" && got != wantSource {
+		t.Errorf("%s %s from %q came from %s, want %s", proto, addr, filepath.Base(ns), got, wantSource)
+	}
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// host is everything of the network and its mounts that a test could leave behind.
+func host(t testing.TB) string {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward, _ := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	redirects, _ := os.ReadFile("/proc/sys/net/ipv4/conf/all/send_redirects")
+	return run(t, "ip", "-br", "link") + run(t, "ip", "addr") + run(t, "ip", "route", "show", "table", "all") +
+		run(t, "ip", "neigh") + run(t, "nft", "list", "ruleset") + string(mounts) + string(forward) + string(redirects)
+}
+
+func TestPodsReachEachOtherThroughTheHost(t *testing.T) {
+	before := host(t)
+	t.Run("pods", func(t *testing.T) {
+		e := start(t, testConfig(t))
+		if err := e.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		a, b := attach(t, e, "aaaa"), attach(t, e, "bbbb")
+		serve(t, a.NetNS, 80)
+		serve(t, b.NetNS, 80)
+		serve(t, "", 90)
+		mustAsk(t, a.NetNS, "tcp4", b.ip.String()+":80", a.ip.String())
+		mustAsk(t, b.NetNS, "udp4", a.ip.String()+":80", b.ip.String())
+		mustAsk(t, a.NetNS, "tcp4", a.ip.String()+":80", a.ip.String())
+		mustAsk(t, a.NetNS, "tcp4", "127.0.0.1:80", "127.0.0.1")
+		mustAsk(t, a.NetNS, "tcp4", "10.42.0.1:90", a.ip.String())
+		mustAsk(t, a.NetNS, "tcp4", "10.43.0.10:90", a.ip.String())
+		mustAsk(t, "", "tcp4", a.ip.String()+":80", "10.42.0.1")
+		in(t, a.NetNS, func() error {
+			if out, err := exec.Command("ip", "-o", "addr", "show", "eth0").CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+		detach(t, e, a)
+		detach(t, e, b)
+	})
+	if after := host(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func BenchmarkAttachDetach(b *testing.B) {
+	e := start(b, testConfig(b))
+	var create, attach, detach, remove time.Duration
+	lap := func(total *time.Duration, start time.Time) time.Time {
+		now := time.Now()
+		*total += now.Sub(start)
+		return now
+	}
+	for i := range b.N {
+		now := time.Now()
+		id := fmt.Sprintf("pod%d", i)
+		path, err := e.NewNamespace(b.Context(), id)
+		if err != nil {
+			b.Fatal(err)
+		}
+		now = lap(&create, now)
+		s := network.Sandbox{ID: id, NetNS: path}
+		if _, err := e.Attach(b.Context(), s); err != nil {
+			b.Fatal(err)
+		}
+		now = lap(&attach, now)
+		if err := e.Detach(b.Context(), s); err != nil {
+			b.Fatal(err)
+		}
+		now = lap(&detach, now)
+		if err := e.RemoveNamespace(b.Context(), path); err != nil {
+			b.Fatal(err)
+		}
+		lap(&remove, now)
+	}
+	for name, d := range map[string]time.Duration{"create": create, "attach": attach, "detach": detach, "remove": remove} {
+		b.ReportMetric(float64(d.Microseconds())/1000/float64(b.N), name+"-ms/op")
+	}
+}

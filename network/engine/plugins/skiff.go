@@ -1,0 +1,155 @@
+// Package plugins holds the CNI plugin types that are built in: skiff, the built-in network in one step, and the
+// reference plugins bridge, host-local, portmap and loopback as far as their common keys go. They run inside the
+// engine, and skiff also as an executable.
+package plugins
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/skiff-node/skiff/network/bridge"
+	"github.com/skiff-node/skiff/network/cni"
+	"github.com/skiff-node/skiff/network/ipam"
+)
+
+// Skiff is the built-in network as a CNI plugin: address, veth pair, published ports.
+type Skiff struct {
+	Addresses *ipam.Store
+	Bridge    *bridge.Bridge
+	// Ready returns why no container can be attached, or nil.
+	Ready func() error
+}
+
+// Key is how an interface of a sandbox is named in the address journal.
+func Key(sandboxID, ifName string) string { return sandboxID + "/" + ifName }
+
+// SandboxOf is the sandbox of a Key.
+func SandboxOf(key string) string {
+	id, _, _ := strings.Cut(key, "/")
+	return id
+}
+
+// Add implements cni.Plugin.
+func (s *Skiff) Add(_ context.Context, c cni.Call) (*cni.Result, error) {
+	if err := s.Ready(); err != nil {
+		return nil, err
+	}
+	addrs, err := s.Addresses.Allocate(Key(c.ContainerID, c.IfName))
+	if err != nil {
+		return nil, err
+	}
+	ip := addrs[0]
+	r, ok := s.Addresses.Range(ip)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the sandbox holds %s, which is no address of the node any more", ip), s.undo(c, ip))
+	}
+	port := bridge.Port{SandboxID: c.ContainerID, NetNS: c.NetNS, IfName: c.IfName, IP: ip, Gateway: r.Gateway}
+	plugged, err := s.Bridge.Plug(port)
+	if err != nil {
+		return nil, errors.Join(err, s.undo(c, ip))
+	}
+	return s.result(port, plugged), nil
+}
+
+func (s *Skiff) result(p bridge.Port, done bridge.Plugged) *cni.Result {
+	inner := 2
+	return &cni.Result{
+		CNIVersion: "1.1.0",
+		Interfaces: []*cni.Interface{
+			{Name: s.Bridge.Name(), Mac: s.Bridge.MAC()},
+			{Name: done.HostName},
+			{Name: p.IfName, Mac: done.MAC, Sandbox: p.NetNS},
+		},
+		IPs: []*cni.IPConfig{{
+			Interface: &inner, Address: ipNet(netip.PrefixFrom(p.IP, p.IP.BitLen())), Gateway: p.Gateway.AsSlice(),
+		}},
+		Routes: []*cni.Route{{Dst: ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0)), GW: p.Gateway.AsSlice()}},
+	}
+}
+
+// undo takes back what Add did, in the opposite order. The address is given back last, so that no other sandbox
+// gets it while this one can still be reached by it.
+func (s *Skiff) undo(c cni.Call, ip netip.Addr) error {
+	port := bridge.Port{SandboxID: c.ContainerID, IfName: c.IfName, IP: ip}
+	if err := s.Bridge.Unplug(port); err != nil {
+		return err
+	}
+	return s.Addresses.Release(Key(c.ContainerID, c.IfName))
+}
+
+// Del implements cni.Plugin.
+func (s *Skiff) Del(_ context.Context, c cni.Call) error {
+	var ip netip.Addr
+	if held := s.Addresses.Get(Key(c.ContainerID, c.IfName)); len(held) > 0 {
+		ip = held[0]
+	}
+	return s.undo(c, ip)
+}
+
+// Check implements cni.Plugin.
+func (s *Skiff) Check(_ context.Context, c cni.Call) error {
+	if len(s.Addresses.Get(Key(c.ContainerID, c.IfName))) == 0 {
+		return fmt.Errorf("container %s holds no address for %s", c.ContainerID, c.IfName)
+	}
+	name := bridge.PortName(c.ContainerID, c.IfName)
+	ports, err := s.Bridge.Ports()
+	if err != nil {
+		return err
+	}
+	for _, p := range ports {
+		if p == name {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not a port of %s", name, s.Bridge.Name())
+}
+
+// Status implements cni.Plugin.
+func (s *Skiff) Status(context.Context, cni.Call) error {
+	return s.Ready()
+}
+
+// GC implements cni.Plugin.
+func (s *Skiff) GC(_ context.Context, c cni.Call) error {
+	valid, err := c.Valid()
+	if err != nil {
+		return err
+	}
+	return s.Collect(func(key string) bool { return valid[key] })
+}
+
+// Collect removes the ports and gives back the addresses of every key that keep does not want.
+func (s *Skiff) Collect(keep func(key string) bool) error {
+	live := map[string]bool{}
+	for key, addrs := range s.Addresses.Holders() {
+		id, ifName, _ := strings.Cut(key, "/")
+		if keep(key) {
+			live[bridge.PortName(id, ifName)] = true
+			continue
+		}
+		if err := s.undo(cni.Call{ContainerID: id, IfName: ifName}, addrs[0]); err != nil {
+			return err
+		}
+	}
+	ports, err := s.Bridge.Ports()
+	if err != nil {
+		return err
+	}
+	for _, name := range ports {
+		if live[name] {
+			continue
+		}
+		if err := s.Bridge.RemovePort(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) net.IPNet {
+	return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
