@@ -261,3 +261,11 @@ func BenchmarkAttachDetach(b *testing.B) {
 		b.ReportMetric(float64(d.Microseconds())/1000/float64(b.N), name+"-ms/op")
 	}
 }
+
+func TestEngineKeepsTheContract(t *testing.T) {
+	networktest.Suite(t, func(t *testing.T, cidrs []netip.Prefix) network.Service {
+		cfg := testConfig(t)
+		cfg.PodCIDRs, cfg.ClusterCIDRs = cidrs, nil
+		return start(t, cfg)
+	})
+}
