@@ -1,0 +1,152 @@
+package cgroup
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// res reads "cpu=1 memory=64Mi" as a resource list.
+func res(text string) v1.ResourceList {
+	l := v1.ResourceList{}
+	for _, f := range strings.Fields(text) {
+		name, value, _ := strings.Cut(f, "=")
+		l[v1.ResourceName(name)] = resource.MustParse(value)
+	}
+	return l
+}
+
+// podOf makes a pod with a container for each pair of requests and limits.
+func podOf(pairs ...string) *v1.Pod {
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "0a-1b"}}
+	for i := 0; i < len(pairs); i += 2 {
+		pod.Spec.Containers = append(pod.Spec.Containers, v1.Container{Name: fmt.Sprint(i),
+			Resources: v1.ResourceRequirements{Requests: res(pairs[i]), Limits: res(pairs[i+1])}})
+	}
+	return pod
+}
+
+func TestPodFiles(t *testing.T) {
+	opts := Options{Pids: 1000, PageSizes: []int64{2 << 20, 1 << 30}}
+	for _, tc := range []struct {
+		name   string
+		pod    *v1.Pod
+		opts   Options
+		class  Class
+		v1, v2 string
+	}{
+		{"best effort", podOf("", ""), Options{}, v1.PodQOSBestEffort, "cpu.shares=2", "cpu.weight=1"},
+		{"guaranteed", podOf("cpu=1 memory=64Mi", "cpu=1 memory=64Mi"), Options{}, v1.PodQOSGuaranteed,
+			"cpu.shares=1024 cpu.cfs_period_us=100000 cpu.cfs_quota_us=100000 memory.limit_in_bytes=67108864",
+			"cpu.weight=100 cpu.max=100000 100000 memory.max=67108864"},
+		{"burstable without limits", podOf("cpu=250m", ""), Options{}, v1.PodQOSBurstable, "cpu.shares=256", "cpu.weight=35"},
+		{"one container without a memory limit", podOf("cpu=100m", "cpu=200m memory=10Mi", "cpu=100m", "cpu=300m"), Options{}, v1.PodQOSBurstable,
+			"cpu.shares=204 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000", "cpu.weight=29 cpu.max=50000 100000"},
+		{"tiny limit", podOf("cpu=1m memory=1Ki", "cpu=1m memory=1Mi"), Options{}, v1.PodQOSBurstable,
+			"cpu.shares=2 cpu.cfs_period_us=100000 cpu.cfs_quota_us=1000 memory.limit_in_bytes=1048576", "cpu.weight=1 cpu.max=1000 100000 memory.max=1048576"},
+		{"quota off", podOf("cpu=1 memory=1Mi", "cpu=1 memory=1Mi"), Options{NoQuota: true, Pids: Unlimited}, v1.PodQOSGuaranteed,
+			"cpu.shares=1024 cpu.cfs_period_us=100000 cpu.cfs_quota_us=-1 memory.limit_in_bytes=1048576 pids.max=max",
+			"cpu.weight=100 cpu.max=max 100000 memory.max=1048576 pids.max=max"},
+		{"huge pages and pids", podOf("hugepages-2Mi=4Mi", "hugepages-2Mi=4Mi"), opts, v1.PodQOSBestEffort,
+			"cpu.shares=2 pids.max=1000 hugetlb.2MB.limit_in_bytes=4194304 hugetlb.1GB.limit_in_bytes=0",
+			"cpu.weight=1 pids.max=1000 hugetlb.2MB.max=4194304 hugetlb.1GB.max=0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := ClassOf(tc.pod); got != tc.class {
+				t.Errorf("class %s, want %s", got, tc.class)
+			}
+			for version, want := range map[Version]string{V1: tc.v1, V2: tc.v2} {
+				var got []string
+				for _, f := range Files(version, PodLimits(tc.pod, tc.opts)) {
+					if !strings.HasPrefix(f.Name, f.Controller+".") {
+						t.Errorf("%s is not a file of controller %s", f.Name, f.Controller)
+					}
+					got = append(got, f.Name+"="+f.Value)
+				}
+				if text := strings.Join(got, " "); text != want {
+					t.Errorf("%s:\n got %s\nwant %s", version, text, want)
+				}
+			}
+		})
+	}
+}
+
+func TestPodLevelResources(t *testing.T) {
+	pod := podOf("cpu=1", "")
+	pod.Spec.Resources = &v1.ResourceRequirements{Requests: res("cpu=1 memory=1Gi"), Limits: res("cpu=1 memory=1Gi")}
+	if got := ClassOf(pod); got != v1.PodQOSGuaranteed {
+		t.Errorf("class %s", got)
+	}
+}
+
+func TestWeight(t *testing.T) {
+	// The values that opencontainers/cgroups documents for its curve.
+	for shares, want := range map[int64]int64{0: 1, 2: 1, 1024: 100, 262144: 10000, 300000: 10000} {
+		if got := Weight(shares); got != want {
+			t.Errorf("%d shares: weight %d, want %d", shares, got, want)
+		}
+	}
+	for s, before := int64(2), int64(0); s <= maxShares; s *= 2 {
+		if got := Weight(s); got <= before {
+			t.Errorf("not rising at %d: %d after %d", s, got, before)
+		} else {
+			before = got
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, tc := range []struct {
+		root        string
+		class       Class
+		path, slice string
+	}{
+		{"", v1.PodQOSGuaranteed, "/kubepods/pod0a-1b", "kubepods-pod0a_1b.slice"},
+		{"/", v1.PodQOSBurstable, "/kubepods/burstable/pod0a-1b", "kubepods-burstable-pod0a_1b.slice"},
+		{"/test-x", v1.PodQOSBestEffort, "/test-x/kubepods/besteffort/pod0a-1b", "test_x-kubepods-besteffort-pod0a_1b.slice"},
+	} {
+		if got := Path(tc.root, tc.class, "0a-1b"); got != tc.path {
+			t.Errorf("path %s, want %s", got, tc.path)
+		}
+		if got := Slice(tc.root, tc.class, "0a-1b"); got != tc.slice {
+			t.Errorf("slice %s, want %s", got, tc.slice)
+		}
+	}
+}
+
+func TestParseMounts(t *testing.T) {
+	for _, tc := range []struct {
+		name, mounts, trees, unified string
+		roots                        int
+	}{
+		{"hybrid, cpu and cpuacct apart", `31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+33 31 0:30 / /sys/fs/cgroup/cpuacct rw,relatime - cgroup cgroup rw,cpuacct
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw`,
+			"cpu=/sys/fs/cgroup/cpu cpuacct=/sys/fs/cgroup/cpuacct systemd=/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", 4},
+		{"together", `32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
+33 31 0:30 / /sys/fs/cgroup/systemd rw - cgroup systemd rw,xattr,release_agent=/lib/agent,name=systemd
+39 31 0:29 / /other rw - cgroup cgroup rw,cpu,cpuacct`,
+			"cpu=/sys/fs/cgroup/cpu,cpuacct cpuacct=/sys/fs/cgroup/cpu,cpuacct systemd=/sys/fs/cgroup/systemd", "", 2},
+		{"version 2", `30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate`, "", "/sys/fs/cgroup", 1},
+	} {
+		l, unified, err := parseMounts(strings.NewReader(tc.mounts))
+		if err != nil || unified != tc.unified || len(l.Roots) != tc.roots {
+			t.Errorf("%s: unified %q, roots %v, %v", tc.name, unified, l.Roots, err)
+		}
+		var got []string
+		for _, c := range slices.Sorted(maps.Keys(l.Trees)) {
+			got = append(got, c+"="+l.Trees[c])
+		}
+		if strings.Join(got, " ") != tc.trees {
+			t.Errorf("%s: %q", tc.name, got)
+		}
+	}
+}

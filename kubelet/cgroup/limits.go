@@ -1,0 +1,216 @@
+package cgroup
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	helper "k8s.io/component-helpers/resource"
+)
+
+// Bounds of the kernel for cpu shares (kernel/sched/sched.h), and the shortest quota it takes.
+const (
+	minShares = 2
+	maxShares = 262144
+	minQuota  = 1000
+	// Period is the length of the time slice in which a quota counts, in microseconds.
+	Period = 100000
+)
+
+// Unlimited takes a limit away.
+const Unlimited = -1
+
+// Limits are the resources of one control group. nil leaves a resource as it is.
+type Limits struct {
+	Shares *int64 // relative weight for the processors, 1024 per processor requested
+	Quota  *int64 // microseconds of processor time in each Period, or Unlimited
+	Memory *int64 // bytes, or Unlimited
+	Pids   *int64 // processes and threads, or Unlimited
+	// HugePages maps a page size in bytes to the bytes that may be used of it.
+	HugePages map[int64]int64
+}
+
+// Options are what a pod's limits depend on beside the pod.
+type Options struct {
+	// NoQuota leaves processor time unlimited whatever the pods say (cpuCFSQuota: false).
+	NoQuota bool
+	// Pids is the most processes per pod, or Unlimited (podPidsLimit).
+	Pids int64
+	// PageSizes are the sizes of huge pages that the node has, in bytes.
+	PageSizes []int64
+}
+
+// PodLimits computes the limits of a pod's group. A pod is bounded by the sum of its containers' limits only when each
+// of them has one.
+func PodLimits(pod *v1.Pod, opts Options) Limits {
+	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
+	most := helper.PodLimits(pod, helper.PodResourcesOptions{})
+	var l Limits
+	switch class := ClassOf(pod); class {
+	case v1.PodQOSBestEffort:
+		l.Shares = ptr(minShares)
+	default:
+		l.Shares = ptr(Shares(requests.Cpu().MilliValue()))
+		if class == v1.PodQOSGuaranteed || allLimited(pod, v1.ResourceCPU) {
+			l.Quota = ptr(quota(most.Cpu().MilliValue()))
+		}
+		if class == v1.PodQOSGuaranteed || allLimited(pod, v1.ResourceMemory) {
+			l.Memory = ptr(most.Memory().Value())
+		}
+	}
+	if opts.NoQuota && l.Quota != nil {
+		l.Quota = ptr(Unlimited)
+	}
+	if opts.Pids != 0 {
+		l.Pids = ptr(opts.Pids)
+	}
+	l.HugePages = hugePages(requests, opts.PageSizes)
+	return l
+}
+
+// hugePages is what the pod may use of each size the node has: what it asked for, or none.
+func hugePages(requests v1.ResourceList, sizes []int64) map[int64]int64 {
+	if len(sizes) == 0 {
+		return nil
+	}
+	limits := make(map[int64]int64, len(sizes))
+	for _, size := range sizes {
+		limits[size] = 0
+	}
+	for name, q := range requests {
+		text, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+		if size, err := resource.ParseQuantity(text); ok && err == nil {
+			limits[size.Value()] = q.Value()
+		}
+	}
+	return limits
+}
+
+func allLimited(pod *v1.Pod, name v1.ResourceName) bool {
+	if r := pod.Spec.Resources; r != nil {
+		if q := r.Limits[name]; !q.IsZero() {
+			return true
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		if q := pod.Spec.InitContainers[i].Resources.Limits[name]; q.IsZero() {
+			return false
+		}
+	}
+	for i := range pod.Spec.Containers {
+		if q := pod.Spec.Containers[i].Resources.Limits[name]; q.IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
+// Shares converts thousandths of a processor to shares.
+func Shares(milliCPU int64) int64 {
+	return min(max(milliCPU*1024/1000, minShares), maxShares)
+}
+
+func quota(milliCPU int64) int64 {
+	if milliCPU == 0 {
+		return Unlimited
+	}
+	return max(milliCPU*Period/1000, minQuota)
+}
+
+// Weight converts shares (2 to 262144) to the weight of version 2 (1 to 10000). The curve maps both ends and 1024 to the
+// default of 100; OCI runtimes use the same one since 2025 (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
+func Weight(shares int64) int64 {
+	if shares <= minShares {
+		return 1
+	}
+	if shares >= maxShares {
+		return 10000
+	}
+	l := math.Log2(float64(shares))
+	exponent := (l*l+125*l)/612.0 - 7.0/34.0
+	return int64(math.Ceil(math.Pow(10, exponent)))
+}
+
+// File is one value to be written to a group: the file's name and the controller whose tree has it in version 1.
+type File struct {
+	Controller, Name, Value string
+}
+
+// Files lists what to write for the limits, in the order to write it.
+func Files(version Version, l Limits) []File {
+	if version == V2 {
+		return files2(l)
+	}
+	var out []File
+	add := func(controller, name string, value *int64) {
+		if value != nil {
+			out = append(out, File{controller, name, strconv.FormatInt(*value, 10)})
+		}
+	}
+	add("cpu", "cpu.shares", l.Shares)
+	if l.Quota != nil {
+		out = append(out, File{"cpu", "cpu.cfs_period_us", strconv.Itoa(Period)})
+	}
+	add("cpu", "cpu.cfs_quota_us", l.Quota)
+	add("memory", "memory.limit_in_bytes", l.Memory)
+	if l.Pids != nil {
+		out = append(out, File{"pids", "pids.max", orMax(*l.Pids)})
+	}
+	for _, size := range pageSizes(l.HugePages) {
+		value := l.HugePages[size]
+		add("hugetlb", "hugetlb."+sizeName(size)+".limit_in_bytes", &value)
+	}
+	return out
+}
+
+func files2(l Limits) []File {
+	var out []File
+	if l.Shares != nil {
+		out = append(out, File{"cpu", "cpu.weight", strconv.FormatInt(Weight(*l.Shares), 10)})
+	}
+	if l.Quota != nil {
+		out = append(out, File{"cpu", "cpu.max", orMax(*l.Quota) + " " + strconv.Itoa(Period)})
+	}
+	if l.Memory != nil {
+		out = append(out, File{"memory", "memory.max", orMax(*l.Memory)})
+	}
+	if l.Pids != nil {
+		out = append(out, File{"pids", "pids.max", orMax(*l.Pids)})
+	}
+	for _, size := range pageSizes(l.HugePages) {
+		out = append(out, File{"hugetlb", "hugetlb." + sizeName(size) + ".max", strconv.FormatInt(l.HugePages[size], 10)})
+	}
+	return out
+}
+
+func orMax(v int64) string {
+	if v < 0 {
+		return "max"
+	}
+	return strconv.FormatInt(v, 10)
+}
+
+func pageSizes(m map[int64]int64) []int64 {
+	var sizes []int64
+	for size := range m {
+		sizes = append(sizes, size)
+	}
+	slices.Sort(sizes)
+	return sizes
+}
+
+// sizeName is how the kernel writes a page size in file names: 64KB, 2MB, 1GB.
+func sizeName(bytes int64) string {
+	units := []string{"B", "KB", "MB", "GB", "TB"}
+	i := 0
+	for bytes >= 1024 && i < len(units)-1 {
+		bytes /= 1024
+		i++
+	}
+	return strconv.FormatInt(bytes, 10) + units[i]
+}
+
+func ptr(v int64) *int64 { return &v }
