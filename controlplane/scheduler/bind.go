@@ -1,0 +1,140 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/volume"
+
+	"github.com/skiff-node/skiff/controlplane/scheduler/filter"
+	"github.com/skiff-node/skiff/controlplane/scheduler/snapshot"
+)
+
+// volumeTime is how long a provisioner may take to make the volumes of a pod.
+const volumeTime = 10 * time.Minute
+
+// waiter is an assumed pod whose node is told to its claims, and that is bound once they all have a volume.
+type waiter struct {
+	pod      *snapshot.Pod
+	node     string
+	deadline time.Time
+}
+
+// place tells the API about a decision. If that fails, the pod leaves the node again and is retried.
+func (s *Scheduler) place(ctx context.Context, p *snapshot.Pod, node string) {
+	wait, err := s.selectNode(ctx, p, node)
+	if err != nil {
+		s.failed(p, err)
+		return
+	}
+	if wait {
+		s.mu.Lock()
+		if s.cluster.Pod(p.Object.UID) == p {
+			s.waiting[p.Object.UID] = &waiter{pod: p, node: node, deadline: time.Now().Add(volumeTime)}
+			s.poke() // they may have come meanwhile
+		}
+		s.mu.Unlock()
+		return
+	}
+	s.bind(ctx, p, node)
+}
+
+func (s *Scheduler) bind(ctx context.Context, p *snapshot.Pod, node string) {
+	pod := p.Object
+	err := s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(ctx, &v1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     v1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		s.failed(p, fmt.Errorf("bind to node %s: %w", node, err))
+		return
+	}
+	s.events.Eventf(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding",
+		"Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, node)
+}
+
+// failed takes an assumed pod off its node and has it tried again, unless it is gone.
+func (s *Scheduler) failed(p *snapshot.Pod, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cluster.Pod(p.Object.UID) == p {
+		s.cluster.Remove(p.Object.UID)
+		s.changed(filter.PodGone)
+	}
+	if apierrors.IsNotFound(err) {
+		s.forget(p.Object)
+		return
+	}
+	s.queue.Retry(p.Object.UID, time.Now())
+	s.poke()
+	slog.Error("scheduler: place a pod", "pod", p.Object.Namespace+"/"+p.Object.Name, "err", err)
+}
+
+// selectNode writes the chosen node on the pod's claims that wait for their first consumer, which is the
+// provisioner's sign to start. It says whether there are any.
+func (s *Scheduler) selectNode(ctx context.Context, p *snapshot.Pod, node string) (wait bool, err error) {
+	claims, refusal := filter.Claims(p.Object, s.stores)
+	if refusal != nil {
+		return false, refusal
+	}
+	for _, claim := range claims {
+		if filter.Bound(claim) {
+			continue
+		}
+		wait = true
+		if claim.Annotations[volume.AnnSelectedNode] == node {
+			continue
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+			"uid": claim.UID, "annotations": map[string]string{volume.AnnSelectedNode: node},
+		}})
+		if err != nil {
+			return false, err
+		}
+		_, err = s.cfg.Client.CoreV1().PersistentVolumeClaims(claim.Namespace).
+			Patch(ctx, claim.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil {
+			return false, fmt.Errorf("tell claim %s the node: %w", claim.Name, err)
+		}
+	}
+	return wait, nil
+}
+
+// resume looks at the pods that wait for volumes: it binds those whose claims all have one, and tries those again
+// whose claims cannot be used any more or took too long.
+func (s *Scheduler) resume(ctx context.Context, now time.Time) {
+	s.mu.Lock()
+	var ready []*waiter
+	lost := map[*waiter]error{}
+	for uid, w := range s.waiting {
+		claims, refusal := filter.Claims(w.pod.Object, s.stores)
+		switch {
+		case refusal != nil:
+			lost[w] = refusal
+		case !slices.ContainsFunc(claims, unbound):
+			ready = append(ready, w)
+		case !w.deadline.After(now):
+			lost[w] = fmt.Errorf("its volumes were not ready in %v", volumeTime)
+		default:
+			continue
+		}
+		delete(s.waiting, uid)
+	}
+	s.mu.Unlock()
+	for _, w := range ready {
+		s.write(func() { s.bind(ctx, w.pod, w.node) })
+	}
+	for w, err := range lost {
+		s.failed(w.pod, err)
+	}
+}
+
+func unbound(claim *v1.PersistentVolumeClaim) bool { return !filter.Bound(claim) }
