@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -11,8 +10,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/component-helpers/storage/volume"
 
 	"github.com/skiff-node/skiff/controlplane/scheduler/filter"
 	"github.com/skiff-node/skiff/controlplane/scheduler/snapshot"
@@ -30,7 +27,12 @@ type waiter struct {
 
 // place tells the API about a decision. If that fails, the pod leaves the node again and is retried.
 func (s *Scheduler) place(ctx context.Context, p *snapshot.Pod, node string) {
-	wait, err := s.selectNode(ctx, p, node)
+	claims, refusal := filter.Claims(p.Object, s.stores)
+	if refusal != nil {
+		s.failed(p, refusal)
+		return
+	}
+	wait, err := s.report.selectNode(ctx, claims, node)
 	if err != nil {
 		s.failed(p, err)
 		return
@@ -57,7 +59,7 @@ func (s *Scheduler) bind(ctx context.Context, p *snapshot.Pod, node string) {
 		s.failed(p, fmt.Errorf("bind to node %s: %w", node, err))
 		return
 	}
-	s.events.Eventf(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding",
+	s.report.events.Eventf(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding",
 		"Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, node)
 }
 
@@ -76,36 +78,6 @@ func (s *Scheduler) failed(p *snapshot.Pod, err error) {
 	s.queue.Retry(p.Object.UID, time.Now())
 	s.poke()
 	slog.Error("scheduler: place a pod", "pod", p.Object.Namespace+"/"+p.Object.Name, "err", err)
-}
-
-// selectNode writes the chosen node on the pod's claims that wait for their first consumer, which is the
-// provisioner's sign to start. It says whether there are any.
-func (s *Scheduler) selectNode(ctx context.Context, p *snapshot.Pod, node string) (wait bool, err error) {
-	claims, refusal := filter.Claims(p.Object, s.stores)
-	if refusal != nil {
-		return false, refusal
-	}
-	for _, claim := range claims {
-		if filter.Bound(claim) {
-			continue
-		}
-		wait = true
-		if claim.Annotations[volume.AnnSelectedNode] == node {
-			continue
-		}
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-			"uid": claim.UID, "annotations": map[string]string{volume.AnnSelectedNode: node},
-		}})
-		if err != nil {
-			return false, err
-		}
-		_, err = s.cfg.Client.CoreV1().PersistentVolumeClaims(claim.Namespace).
-			Patch(ctx, claim.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-		if err != nil {
-			return false, fmt.Errorf("tell claim %s the node: %w", claim.Name, err)
-		}
-	}
-	return wait, nil
 }
 
 // resume looks at the pods that wait for volumes: it binds those whose claims all have one, and tries those again

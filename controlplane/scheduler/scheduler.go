@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
@@ -42,7 +43,7 @@ type Config struct {
 // Scheduler is one scheduler. Make it with New and let it Run once.
 type Scheduler struct {
 	cfg     Config
-	events  events.EventRecorder
+	report  reporter
 	stores  stores
 	decider decider
 
@@ -96,7 +97,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		return fmt.Errorf("scheduler: start recording events: %w", err)
 	}
 	defer broadcaster.Shutdown()
-	s.events = broadcaster.NewRecorder(scheme(), s.cfg.Name)
+	s.report = reporter{client: s.cfg.Client, events: broadcaster.NewRecorder(scheme.Scheme, s.cfg.Name), name: s.cfg.Name}
 
 	remove, synced, err := s.watch()
 	if err != nil {
@@ -169,7 +170,7 @@ func (s *Scheduler) step(ctx context.Context) bool {
 			s.place(ctx, p, d.Node)
 			return
 		}
-		s.refuse(ctx, p, d)
+		s.report.refuse(ctx, p, d)
 	})
 	return true
 }

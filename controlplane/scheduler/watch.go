@@ -7,21 +7,21 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/skiff-node/skiff/controlplane/scheduler/filter"
 	"github.com/skiff-node/skiff/controlplane/scheduler/snapshot"
 )
 
-func scheme() *runtime.Scheme { return clientscheme.Scheme }
-
 // watch hangs the scheduler's handlers on the informers. It returns how to take them off, and what must be in
 // sync before the first decision.
 func (s *Scheduler) watch() (remove func(), synced []cache.DoneChecker, err error) {
 	core, storage := s.cfg.Informers.Core().V1(), s.cfg.Informers.Storage().V1()
-	volumes := onAny(s.volumesChanged)
+	volumes := onAny(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.changed(filter.VolumeChanged) // the loop also looks at the pods that wait for volumes
+	})
 	var undo []func() error
 	remove = func() {
 		for _, u := range undo {
@@ -194,11 +194,4 @@ func parse(pod *v1.Pod) *snapshot.Pod {
 		slog.Error("scheduler: a pod cannot be understood", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 	}
 	return p
-}
-
-// volumesChanged wakes parked pods, and the loop, which looks at those that wait for volumes.
-func (s *Scheduler) volumesChanged() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.changed(filter.VolumeChanged)
 }
