@@ -71,3 +71,7 @@ func TestImportAndPrepare(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestSuite(t *testing.T) {
+	imagetest.Run(t, func(t *testing.T) imageservice.Service { return open(t, Config{}) })
+}

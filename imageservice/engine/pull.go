@@ -2,12 +2,92 @@ package engine
 
 import (
 	"context"
-	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/content"
+	"github.com/skiff-node/skiff/imageservice/record"
+	"github.com/skiff-node/skiff/imageservice/remote"
 )
 
-// Pull is filled in by the next commit.
-func (e *Engine) Pull(context.Context, imageservice.PullRequest) (imageservice.Image, error) {
-	return imageservice.Image{}, errors.New("pull: not wired yet")
+// Pull fetches, verifies and unpacks an image and returns it.
+func (e *Engine) Pull(ctx context.Context, r imageservice.PullRequest) (imageservice.Image, error) {
+	n, err := parseName(r.Reference)
+	if err != nil {
+		return imageservice.Image{}, err
+	}
+	if r.Progress == nil {
+		r.Progress = func(imageservice.Progress) {}
+	}
+	hold := e.pool.lease()
+	id, err := e.pullHeld(ctx, n, r, hold)
+	hold.release()
+	if err != nil {
+		if sweepErr := e.janitor.sweep(); sweepErr != nil {
+			e.log.Warn("cannot clean up after a failed pull", "image", n.full, "err", sweepErr)
+		}
+		return imageservice.Image{}, fmt.Errorf("pull %s: %w", n.full, classify(err))
+	}
+	return e.catalog.image(id)
+}
+
+func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullRequest, hold *lease) (digest.Digest, error) {
+	session, err := remote.Open(ctx, remote.Config{
+		CertsDirs: e.cfg.CertsDirs, DockerConfig: e.cfg.DockerConfig, StallTimeout: e.cfg.StallTimeout,
+	}, n.full, r.Auth)
+	if err != nil {
+		return "", err
+	}
+	defer session.Close()
+	r.Progress(imageservice.Progress{Stage: "resolving"})
+	target, err := session.Resolve(ctx)
+	if err != nil {
+		return "", err
+	}
+	from := &registry{session: session, content: e.pool.content, slots: e.fetch}
+	a := &arrival{engine: e, source: from, lease: hold, report: r.Progress}
+	img, err := a.assemble(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	img.Tags, img.Digests = n.tags(), n.digests(target.Digest)
+	return img.ID, e.announce([]*record.Image{img})
+}
+
+// registry is the source of pulls.
+type registry struct {
+	session *remote.Session
+	content *content.Store
+	slots   *semaphore.Weighted
+}
+
+// step is how many bytes pass between two progress reports.
+const step = 512 << 10
+
+func (r *registry) bring(ctx context.Context, d ocispec.Descriptor, l *lease, report func(imageservice.Progress)) error {
+	if err := r.slots.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	defer r.slots.Release(1)
+	w, err := r.content.Writer(d)
+	if err != nil {
+		return err
+	}
+	defer w.Discard()
+	last := int64(-step)
+	err = r.session.Fetch(ctx, d, w, func(n int64) {
+		if n-last >= step || n == d.Size {
+			last = n
+			report(imageservice.Progress{Digest: d.Digest.String(), Stage: "downloading", Done: n, Total: d.Size})
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("fetch %s: %w", d.Digest, err)
+	}
+	_, err = l.commit(w)
+	return err
 }

@@ -143,7 +143,8 @@ func compress(how string, plain []byte) ([]byte, error) {
 		if _, err := w.Write(plain); err != nil {
 			return nil, err
 		}
-		return out.Bytes(), w.Close()
+		err = w.Close()
+		return out.Bytes(), err
 	case "", "gzip":
 		w := gzip.NewWriter(&out)
 		if _, err := w.Write(plain); err != nil {
@@ -230,8 +231,11 @@ func DockerArchive(images ...Image) ([]byte, error) {
 	var list []entry
 	name := func(d digest.Digest) string { return d.Encoded() }
 	for _, img := range images {
-		delete(img.Blobs, img.Manifest.Digest)
-		files = append(files, img.files(name)...)
+		for _, f := range img.files(name) {
+			if f.Name != name(img.Manifest.Digest) {
+				files = append(files, f)
+			}
+		}
 		e := entry{Config: name(img.Config.Digest), RepoTags: img.Names}
 		for _, l := range img.Layers {
 			e.Layers = append(e.Layers, name(l.Digest))
