@@ -53,6 +53,7 @@ const (
 	MethodDelete    = "delete"
 	MethodUpdate    = "update"
 	MethodExec      = "exec"
+	MethodWait      = "wait" // answered when the exec, or the container, has exited
 	MethodAttach    = "attach"
 	MethodResize    = "resize"
 	MethodReopenLog = "reopen-log"
@@ -126,6 +127,12 @@ type Runtime struct {
 type Started struct {
 	Pid int       `json:"pid"`
 	At  time.Time `json:"at"`
+}
+
+// Listing answers MethodList. An event stream opened with After = Seq continues it without a gap.
+type Listing struct {
+	Seq        uint64      `json:"seq"`
+	Containers []Container `json:"containers"`
 }
 
 // Target names a container, and an exec in it where ExecID is set.

@@ -1,0 +1,16 @@
+package main
+
+import (
+	"os"
+
+	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins and makes namespaces before the Go runtime starts
+)
+
+// As a container's init this process was executed with the single argument "init", and never returns from here.
+// It has to be an init function: the Go runtime runs those on the process's first thread.
+func init() {
+	if len(os.Args) == 2 && os.Args[1] == "init" {
+		libcontainer.Init()
+	}
+}

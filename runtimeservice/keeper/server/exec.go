@@ -1,0 +1,229 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/stdio"
+	"github.com/skiff-node/skiff/runtimeservice/oci"
+)
+
+// maxEnded bounds the exits of execs that nobody has waited for yet.
+const maxEnded = 64
+
+// execution is a process that was exec'ed into a container.
+type execution struct {
+	process *proc.Process
+	// terminal is the slave side: it can be resized, but does not keep the terminal alive. So a client that goes
+	// away, or dies, hangs it up.
+	terminal *os.File
+	exited   chan struct{}
+	exit     keeper.Exit // valid when exited is closed
+}
+
+// exec starts the process. The files are handed over, in the order stdin, stdout, stderr.
+func (c *container) exec(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
+	if req.ExecID == "" {
+		return nil, nil, fmt.Errorf("%w: execID is empty", keeper.ErrInvalid)
+	}
+	if err := c.reserve(req.ExecID); err != nil {
+		return nil, nil, err
+	}
+	e, master, err := c.execute(ctx, req, streams)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.execs, req.ExecID)
+		return nil, nil, err
+	}
+	c.execs[req.ExecID] = e
+	return e, master, nil
+}
+
+// reserve takes the name, and forgets ended execs that nobody asks for.
+func (c *container) reserve(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := next(c.rec.Row.State, doExec); err != nil {
+		return err
+	}
+	if _, taken := c.execs[id]; taken {
+		return fmt.Errorf("%w: exec %s", keeper.ErrExists, id)
+	}
+	if len(c.execs) >= maxEnded {
+		for old, e := range c.execs {
+			if e != nil && e.ended() {
+				delete(c.execs, old)
+			}
+		}
+	}
+	c.execs[id] = nil
+	return nil
+}
+
+func (c *container) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
+	made, err := c.runtime.Exec(ctx, c.id(), req.Process, streams)
+	if err != nil {
+		return nil, nil, err
+	}
+	process, err := proc.Open(made.Pid)
+	if err != nil {
+		closeFile(made.Console)
+		return nil, nil, fmt.Errorf("hold exec'ed process: %w", err)
+	}
+	e := &execution{process: process, exited: make(chan struct{})}
+	if made.Console != nil {
+		if e.terminal, err = slave(made.Console); err != nil {
+			c.log.Warn("terminal cannot be resized", "container", c.id(), "error", err)
+		}
+	}
+	return e, made.Console, nil
+}
+
+// watch waits for the process, in the caller's goroutine.
+func (e *execution) watch() {
+	status := e.process.Wait()
+	e.exit = keeper.Exit{Code: status.Code, Signal: status.Signal, Unknown: status.Unknown, At: time.Now()}
+	closeFile(e.terminal)
+	close(e.exited)
+}
+
+func (e *execution) ended() bool {
+	select {
+	case <-e.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// execution finds a started exec.
+func (c *container) execution(id string) (*execution, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.execs[id]; e != nil {
+		return e, nil
+	}
+	return nil, fmt.Errorf("%w: exec %s", keeper.ErrNotFound, id)
+}
+
+func (c *container) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.execs, id)
+}
+
+// killExec signals an exec'ed process, or with all its session and descendants: a shell's children must not survive
+// the time-out of their exec.
+func (c *container) killExec(id string, signal int, all bool) error {
+	e, err := c.execution(id)
+	if err != nil {
+		return err
+	}
+	sig := unix.Signal(signal)
+	if !all {
+		return e.process.Signal(sig)
+	}
+	if e.ended() {
+		return proc.ErrGone
+	}
+	// The exec'ed process leads a session (nsexec calls setsid). A few rounds, as they may fork while we look; the
+	// leader last, so that its number stays taken while others are looked for by it.
+	for range 5 {
+		family, err := c.family(e.process.Pid)
+		if err != nil {
+			return err
+		}
+		for _, pid := range family {
+			_ = unix.Kill(pid, sig)
+		}
+		if len(family) == 0 || sig != unix.SIGKILL {
+			break
+		}
+	}
+	if err := e.process.Signal(sig); !errors.Is(err, proc.ErrGone) {
+		return err
+	}
+	return nil
+}
+
+// family lists the living processes of the container that belong to the session of the leader or descend from it.
+func (c *container) family(leader int) ([]int, error) {
+	pids, err := oci.Pids(c.rec.Created.Cgroups)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	parents := map[int]int{}
+	member := map[int]bool{leader: true}
+	for _, pid := range pids {
+		session, parent, err := proc.Session(pid)
+		if err != nil {
+			continue
+		}
+		parents[pid] = parent
+		if session == leader {
+			member[pid] = true
+		}
+	}
+	var out []int
+	for _, pid := range pids {
+		up := pid
+		for up > 1 && !member[up] {
+			up = parents[up]
+		}
+		if member[up] && pid != leader && !proc.Zombie(pid) {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// resize sets the size of the container's or an exec's terminal.
+func (c *container) resize(req keeper.Resize) error {
+	if req.ExecID == "" {
+		return c.streams.Resize(req.Width, req.Height)
+	}
+	e, err := c.execution(req.ExecID)
+	if err != nil {
+		return err
+	}
+	if e.terminal == nil {
+		return fmt.Errorf("%w: exec %s has no terminal", keeper.ErrInvalid, req.ExecID)
+	}
+	if e.ended() {
+		return nil
+	}
+	return stdio.SetSize(e.terminal, req.Width, req.Height)
+}
+
+// slave opens the other side of a terminal through its master, so that no path of the container is trusted.
+func slave(master *os.File) (*os.File, error) {
+	raw, err := master.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd, openErr := -1, unix.Errno(0)
+	if err := raw.Control(func(m uintptr) {
+		r, _, errno := unix.Syscall(unix.SYS_IOCTL, m, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+		fd, openErr = int(r), errno
+	}); err != nil {
+		return nil, err
+	}
+	if openErr != 0 {
+		return nil, fmt.Errorf("open slave of terminal: %w", openErr)
+	}
+	return os.NewFile(uintptr(fd), "terminal"), nil
+}
+
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
+}

@@ -1,0 +1,93 @@
+package server
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+)
+
+func reopen(t *testing.T, path string) *journal {
+	t.Helper()
+	j, err := openJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.close() })
+	return j
+}
+
+func TestJournalSurvives(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := reopen(t, path)
+	for i := range 3 {
+		if err := j.publish(keeper.Event{ID: fmt.Sprint(i), State: keeper.Running}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteString(`{"seq":4,"id":"torn`) // killed in the middle of a write
+	f.Close()
+	j = reopen(t, path)
+	got := j.after(1)
+	if len(got) != 2 || got[0].Seq != 2 || got[1].Seq != 3 || got[1].ID != "2" {
+		t.Fatalf("replay after 1: %+v", got)
+	}
+	if err := j.publish(keeper.Event{ID: "next"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := reopen(t, path).after(3); len(got) != 1 || got[0].Seq != 4 || got[0].ID != "next" {
+		t.Fatalf("after the torn line: %+v", got)
+	}
+}
+
+func TestJournalIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := reopen(t, path)
+	const n = 5*journalKeep + 7
+	for range n {
+		if err := j.publish(keeper.Event{ID: "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := j.after(0)
+	if len(got) != journalKeep || got[0].Seq != n-journalKeep+1 || got[len(got)-1].Seq != n {
+		t.Fatalf("%d events, %d to %d", len(got), got[0].Seq, got[len(got)-1].Seq)
+	}
+	for i := 1; i < len(got); i++ {
+		if got[i].Seq != got[i-1].Seq+1 {
+			t.Fatalf("gap between %d and %d", got[i-1].Seq, got[i].Seq)
+		}
+	}
+	if j.lines > 4*journalKeep {
+		t.Errorf("file holds %d lines", j.lines)
+	}
+	if last := reopen(t, path).seq(); last != n {
+		t.Errorf("reopened at %d, want %d", last, n)
+	}
+}
+
+func TestJournalWakes(t *testing.T) {
+	j := reopen(t, filepath.Join(t.TempDir(), "journal"))
+	wake, cancel := j.subscribe()
+	j.publish(keeper.Event{ID: "a"})
+	j.publish(keeper.Event{ID: "b"})
+	<-wake
+	select {
+	case <-wake:
+		t.Error("two wake-ups wait")
+	default:
+	}
+	cancel()
+	j.publish(keeper.Event{ID: "c"})
+	select {
+	case <-wake:
+		t.Error("woken after cancel")
+	default:
+	}
+}

@@ -1,0 +1,308 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/oci"
+)
+
+// api answers the methods: it decodes, finds the container, and calls it.
+type api struct {
+	*Server
+}
+
+// methods is the protocol's table, but for events, which turns a connection into a stream.
+var methods = map[string]method{
+	keeper.MethodCreate:    api.create,
+	keeper.MethodStart:     api.start,
+	keeper.MethodKill:      api.kill,
+	keeper.MethodDelete:    api.remove,
+	keeper.MethodUpdate:    api.update,
+	keeper.MethodExec:      api.exec,
+	keeper.MethodWait:      api.wait,
+	keeper.MethodAttach:    api.attach,
+	keeper.MethodResize:    api.resize,
+	keeper.MethodReopenLog: api.reopenLog,
+	keeper.MethodList:      api.list,
+	keeper.MethodShutdown:  api.shutdown,
+}
+
+func (s api) create(ctx context.Context, c *call) (any, error) {
+	var req keeper.Create
+	if err := c.decode(&req); err != nil {
+		return nil, err
+	}
+	if err := validID(req.ID); err != nil {
+		return nil, err
+	}
+	if err := s.claim(req.ID); err != nil {
+		return nil, err
+	}
+	defer s.unclaim(req.ID)
+	spec := req.Spec
+	req.Spec = nil
+	made := s.newContainer(record{Version: recordVersion, Create: req, Row: keeper.Container{ID: req.ID}})
+	if err := made.create(ctx, spec); err != nil {
+		return nil, err
+	}
+	s.add(made)
+	row := made.row()
+	return keeper.Started{Pid: row.Pid, At: row.CreatedAt}, nil
+}
+
+// validID keeps a name from being a path.
+func validID(id string) error {
+	if id == "" || id == "." || id == ".." || len(id) > 255 || strings.ContainsAny(id, "/\x00") {
+		return fmt.Errorf("%w: container id %q", keeper.ErrInvalid, id)
+	}
+	return nil
+}
+
+func (s *Server) claim(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, busy := s.making[id]
+	if _, taken := s.table[id]; taken || busy {
+		return fmt.Errorf("%w: container %s", keeper.ErrExists, id)
+	}
+	s.making[id] = struct{}{}
+	return nil
+}
+
+func (s *Server) unclaim(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.making, id)
+}
+
+// target decodes a request that names a container, and finds it.
+func (s api) target(c *call, req any, id *string) (*container, error) {
+	if err := c.decode(req); err != nil {
+		return nil, err
+	}
+	return s.container(*id)
+}
+
+func (s api) start(ctx context.Context, c *call) (any, error) {
+	var req keeper.Target
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	return on.start(ctx)
+}
+
+func (s api) kill(ctx context.Context, c *call) (any, error) {
+	var req keeper.Kill
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if req.Signal < 0 || req.Signal > 64 {
+		return nil, fmt.Errorf("%w: signal %d", keeper.ErrInvalid, req.Signal)
+	}
+	if req.ExecID != "" {
+		return struct{}{}, on.killExec(req.ExecID, req.Signal, req.All)
+	}
+	return struct{}{}, on.kill(ctx, req.Signal, req.All)
+}
+
+func (s api) remove(ctx context.Context, c *call) (any, error) {
+	var req keeper.Target
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := on.remove(ctx); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.table[req.ID] == on {
+		delete(s.table, req.ID)
+	}
+	return struct{}{}, nil
+}
+
+func (s api) update(ctx context.Context, c *call) (any, error) {
+	var req keeper.Update
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := on.may(doUpdate); err != nil {
+		return nil, err
+	}
+	return struct{}{}, on.runtime.Update(ctx, req.ID, req.Resources)
+}
+
+func (s api) exec(ctx context.Context, c *call) (any, error) {
+	var req keeper.Exec
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	in, out, errs, err := c.streams(req.Stdin, req.Stdout, req.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	if req.TTY && len(c.files) > 0 {
+		return nil, fmt.Errorf("%w: an exec with a terminal takes no files: it returns the master", keeper.ErrInvalid)
+	}
+	for _, f := range c.files {
+		if err := unix.SetNonblock(int(f.Fd()), false); err != nil { // programs expect it so
+			return nil, fmt.Errorf("prepare stream: %w", err)
+		}
+	}
+	e, master, err := on.exec(ctx, req, oci.IO{Stdin: in, Stdout: out, Stderr: errs, TTY: req.TTY})
+	if err != nil {
+		return nil, err
+	}
+	s.work.Go(e.watch)
+	c.closeFiles() // or a reader of the process's output would never see its end
+	if master != nil {
+		c.reply = append(c.reply, master)
+	}
+	if !req.Wait {
+		return keeper.ExecReply{Pid: e.process.Pid}, nil
+	}
+	select {
+	case <-e.exited:
+		on.forget(req.ExecID)
+		return keeper.ExecReply{Pid: e.process.Pid, Exit: &e.exit}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// streams distributes the files that came with a call.
+func (c *call) streams(in, out, errs bool) (stdin, stdout, stderr *os.File, err error) {
+	files := c.files
+	for _, want := range []struct {
+		named bool
+		to    **os.File
+	}{{in, &stdin}, {out, &stdout}, {errs, &stderr}} {
+		if !want.named {
+			continue
+		}
+		if len(files) == 0 {
+			return nil, nil, nil, fmt.Errorf("%w: fewer files than streams", keeper.ErrInvalid)
+		}
+		*want.to, files = files[0], files[1:]
+	}
+	if len(files) > 0 {
+		return nil, nil, nil, fmt.Errorf("%w: more files than streams", keeper.ErrInvalid)
+	}
+	return stdin, stdout, stderr, nil
+}
+
+func (c *call) closeFiles() {
+	for i, f := range c.files {
+		f.Close()
+		c.files[i] = nil
+	}
+}
+
+func (s api) wait(ctx context.Context, c *call) (any, error) {
+	var req keeper.Target
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if req.ExecID == "" {
+		select {
+		case <-on.exited:
+			return on.row().Exit, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	e, err := on.execution(req.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-e.exited:
+		on.forget(req.ExecID)
+		return e.exit, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s api) attach(_ context.Context, c *call) (any, error) {
+	var req keeper.Attach
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := on.may(doAttach); err != nil {
+		return nil, err
+	}
+	in, out, errs, err := c.streams(req.Stdin, req.Stdout, req.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	c.files = nil
+	return struct{}{}, on.streams.Attach(in, out, errs)
+}
+
+func (s api) resize(_ context.Context, c *call) (any, error) {
+	var req keeper.Resize
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, on.resize(req)
+}
+
+func (s api) reopenLog(_ context.Context, c *call) (any, error) {
+	var req keeper.Target
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, on.streams.Reopen()
+}
+
+func (s api) list(context.Context, *call) (any, error) {
+	seq := s.journal.seq() // before the rows: an event twice is harmless, one missed is not
+	out := keeper.Listing{Seq: seq, Containers: []keeper.Container{}}
+	for _, c := range s.containers() {
+		if row := c.row(); row.State != nothing {
+			out.Containers = append(out.Containers, row)
+		}
+	}
+	sort.Slice(out.Containers, func(i, k int) bool { return out.Containers[i].ID < out.Containers[k].ID })
+	return out, nil
+}
+
+func (s api) shutdown(_ context.Context, c *call) (any, error) {
+	for _, c := range s.containers() {
+		if state := c.row().State; state == keeper.Created || state == keeper.Running {
+			return nil, fmt.Errorf("%w: container %s is %s", keeper.ErrState, c.id(), state)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.making) > 0 {
+		return nil, fmt.Errorf("%w: a container is being created", keeper.ErrState)
+	}
+	c.then = s.stop
+	return struct{}{}, nil
+}
+
+// notifyChild receives when a child has changed its state.
+func notifyChild() (<-chan os.Signal, func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGCHLD)
+	return c, func() { signal.Stop(c) }
+}

@@ -1,0 +1,116 @@
+package stdio
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// chunkSize is the capacity of a pipe; a reader borrows a buffer of this size only when there is something to read.
+const chunkSize = 64 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// reader copies what a container writes on one stream, until the stream ends or finish is called.
+type reader struct {
+	file *os.File // non-blocking
+	tty  bool
+	sink func([]byte)
+	done chan struct{}
+}
+
+func newReader(file *os.File, tty bool, sink func([]byte)) *reader {
+	return &reader{file: file, tty: tty, sink: sink, done: make(chan struct{})}
+}
+
+func (r *reader) run() {
+	defer close(r.done)
+	defer r.file.Close()
+	raw, err := r.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	for err == nil {
+		err = r.next(raw.Read)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		r.drain(raw)
+	}
+}
+
+// errEnd says that the stream has ended.
+var errEnd = errors.New("end of stream")
+
+// next waits in the given way until there is data, and hands it on.
+func (r *reader) next(wait func(func(fd uintptr) bool) error) error {
+	var chunk *[chunkSize]byte
+	var n int
+	var readErr error
+	err := wait(func(fd uintptr) bool {
+		chunk = chunks.Get().(*[chunkSize]byte)
+		n, readErr = readRetry(int(fd), chunk[:])
+		// A terminal reports EIO while nobody has its other side open; someone may open it again.
+		if readErr == unix.EAGAIN || (r.tty && readErr == unix.EIO) {
+			chunks.Put(chunk)
+			chunk = nil
+			return false
+		}
+		return true
+	})
+	if chunk != nil {
+		defer chunks.Put(chunk)
+	}
+	switch {
+	case err != nil:
+		return err
+	case readErr != nil:
+		return readErr
+	case n == 0:
+		return errEnd
+	}
+	r.sink(chunk[:n])
+	return nil
+}
+
+// drain takes what is in the pipe now. All that the container's init wrote is in there; its bound is the pipe's
+// capacity, so a surviving process that writes on cannot hold the end of the container up.
+func (r *reader) drain(raw syscall.RawConn) {
+	left := chunkSize
+	_ = raw.Control(func(fd uintptr) {
+		if size, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil {
+			left = max(left, size)
+		}
+	})
+	for left > 0 {
+		chunk := chunks.Get().(*[chunkSize]byte)
+		n := 0
+		_ = raw.Control(func(fd uintptr) { n, _ = readRetry(int(fd), chunk[:]) })
+		if n > 0 {
+			r.sink(chunk[:n])
+		}
+		chunks.Put(chunk)
+		if n <= 0 {
+			return
+		}
+		left -= n
+	}
+}
+
+// finish takes what is left and waits until it is handed on.
+func (r *reader) finish() {
+	_ = r.file.SetReadDeadline(time.Unix(1, 0))
+	<-r.done
+}
+
+func readRetry(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
