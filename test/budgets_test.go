@@ -28,8 +28,12 @@ const (
 // exceptions maps "kind path[:name]" to the reason why it may exceed its budget. An entry that is no longer
 // needed fails the test, so that the list only ever holds what is true.
 var exceptions = map[string]string{
-	"params cri/stream/stream.go:runtime.Attach": "the interface of k8s.io/cri-streaming",
-	"params cri/stream/stream.go:runtime.Exec":   "the interface of k8s.io/cri-streaming",
+	"params controlplane/apiserver/rules/rest.go:subresource.Update": "the signature of rest.Updater of k8s.io/apiserver",
+	"params controlplane/apiserver/rules/scale.go:scaleREST.Update":  "the signature of rest.Updater of k8s.io/apiserver",
+	"params controlplane/apiserver/store/store.go:Stores.cached":     "the signature of generic.StorageDecorator of k8s.io/apiserver",
+	"params controlplane/apiserver/store/store.go:Stores.raw":        "the signature of generic.StorageDecorator of k8s.io/apiserver",
+	"params cri/stream/stream.go:runtime.Attach":                     "the interface of k8s.io/cri-streaming",
+	"params cri/stream/stream.go:runtime.Exec":                       "the interface of k8s.io/cri-streaming",
 }
 
 // checker walks the tree once and collects each excess.
