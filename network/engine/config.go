@@ -25,11 +25,11 @@ type Config struct {
 	LocalAddresses []netip.Addr
 	NodeIP         netip.Addr // source of the node's own packets to services
 
-	Bridge        string // default skiff0
-	ServiceBridge string // default skiff-svc
-	Table         string // nftables table; default skiff-net
-	MTU           int    // default: that of the interface with the node's address or default route
-	Log           *slog.Logger
+	Interface        string // has the address that is the sandboxes' gateway; default skiff0
+	ServiceInterface string // packets to services are routed to it, and it has LocalAddresses; default skiff-svc
+	Table            string // nftables table; default skiff-net
+	MTU              int    // default: that of the interface with the node's address or default route
+	Log              *slog.Logger
 }
 
 // standalone is the pod range of a node without a cluster.
@@ -54,8 +54,8 @@ func (c Config) complete() (Config, error) {
 	if len(c.PodCIDRs) == 0 && len(c.ClusterCIDRs) == 0 {
 		c.PodCIDRs = []netip.Prefix{standalone}
 	}
-	c.Bridge = or(c.Bridge, "skiff0")
-	c.ServiceBridge = or(c.ServiceBridge, "skiff-svc")
+	c.Interface = or(c.Interface, "skiff0")
+	c.ServiceInterface = or(c.ServiceInterface, "skiff-svc")
 	c.Table = or(c.Table, "skiff-net")
 	c.ConfDir = or(c.ConfDir, "/etc/cni/net.d")
 	if len(c.BinDirs) == 0 {
@@ -77,6 +77,7 @@ func or(v, fallback string) string {
 // The places below RunDir and StateDir.
 func (c Config) nsDir() string      { return filepath.Join(c.RunDir, "ns") }
 func (c Config) cniDir() string     { return filepath.Join(c.RunDir, "cni") }
+func (c Config) portsDir() string   { return filepath.Join(c.RunDir, "ports") }
 func (c Config) sysctls() string    { return filepath.Join(c.RunDir, "sysctls.json") }
 func (c Config) journal() string    { return filepath.Join(c.StateDir, "addresses.journal") }
 func (c Config) rangesFile() string { return filepath.Join(c.StateDir, "ranges.json") }

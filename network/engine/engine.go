@@ -1,5 +1,5 @@
 // Package engine implements the pod network of one node. It is where the parts meet: pinned namespaces, the CNI
-// driver, the built-in plugins with their bridge and addresses, and the guards of the cluster's ranges.
+// driver, the built-in plugins with their links and addresses, and the guards of the cluster's ranges.
 package engine
 
 import (
@@ -12,12 +12,13 @@ import (
 	"sync"
 
 	"github.com/skiff-node/skiff/network"
-	"github.com/skiff-node/skiff/network/bridge"
 	"github.com/skiff-node/skiff/network/cni"
 	"github.com/skiff-node/skiff/network/engine/plugins"
 	"github.com/skiff-node/skiff/network/guard"
+	"github.com/skiff-node/skiff/network/hostport"
 	"github.com/skiff-node/skiff/network/ipam"
 	"github.com/skiff-node/skiff/network/netns"
+	"github.com/skiff-node/skiff/network/veth"
 )
 
 // interfaceName is what a sandbox's interface is called, as everywhere.
@@ -42,7 +43,8 @@ type Engine struct {
 // running is what there is after Setup.
 type running struct {
 	addresses *ipam.Store
-	bridge    *bridge.Bridge
+	host      *veth.Host
+	ports     *hostport.Table
 	skiff     *plugins.Skiff
 	driver    *cni.Driver
 }
@@ -87,7 +89,7 @@ func (e *Engine) Setup(ctx context.Context) error {
 func (e *Engine) guards() guard.Config {
 	return guard.Config{
 		Cluster: e.cfg.ClusterCIDRs, Services: e.cfg.ServiceCIDRs, NodeIP: e.cfg.NodeIP,
-		Local: e.cfg.LocalAddresses, Interface: e.cfg.ServiceBridge, Record: e.cfg.sysctls(),
+		Local: e.cfg.LocalAddresses, Interface: e.cfg.ServiceInterface, Record: e.cfg.sysctls(),
 	}
 }
 
@@ -101,13 +103,20 @@ func (e *Engine) start(r ranges) (up *running, err error) {
 	if mtu == 0 {
 		mtu = guard.MTU(e.cfg.NodeIP)
 	}
-	if up.bridge, err = bridge.Ensure(bridge.Config{Name: e.cfg.Bridge, MTU: mtu}); err != nil {
+	if up.host, err = veth.Ensure(veth.Config{Interface: e.cfg.Interface, MTU: mtu}); err != nil {
 		return up, err
 	}
-	if err := up.bridge.SetAddresses(r.gateways(up.addresses)); err != nil {
+	if err := up.host.SetAddresses(r.gateways(up.addresses)); err != nil {
 		return up, err
 	}
-	up.skiff = &plugins.Skiff{Addresses: up.addresses, Bridge: up.bridge, Ready: e.ready}
+	up.ports, err = hostport.Open(hostport.Config{
+		Name: e.cfg.Table, Dir: e.cfg.portsDir(), Sandboxes: veth.Prefix, Services: e.cfg.ServiceInterface,
+		Exempt: e.cfg.LocalAddresses, Ranges: r.masquerade(e.cfg.ClusterCIDRs), Log: e.log,
+	})
+	if err != nil {
+		return up, err
+	}
+	up.skiff = &plugins.Skiff{Addresses: up.addresses, Host: up.host, Ports: up.ports, Ready: e.ready}
 	up.driver, err = cni.New(cni.Config{
 		ConfDir: e.cfg.ConfDir, BinDirs: e.cfg.BinDirs, CacheDir: e.cfg.cniDir(), Default: []byte(builtinNetwork), Log: e.log,
 		Builtin: map[string]cni.Plugin{"skiff": up.skiff},
@@ -243,7 +252,10 @@ func (e *Engine) SetPodCIDRs(_ context.Context, cidrs []netip.Prefix) error {
 	if err := e.up.addresses.SetSets(next.sets()); err != nil {
 		return fmt.Errorf("set pod ranges: %w", err)
 	}
-	if err := e.up.bridge.SetAddresses(next.gateways(e.up.addresses)); err != nil {
+	if err := e.up.host.SetAddresses(next.gateways(e.up.addresses)); err != nil {
+		return fmt.Errorf("set pod ranges: %w", err)
+	}
+	if err := e.up.ports.SetRanges(next.masquerade(e.cfg.ClusterCIDRs)); err != nil {
 		return fmt.Errorf("set pod ranges: %w", err)
 	}
 	e.log.Info("pod ranges changed", "from", e.ranges.Current, "to", next.Current)
@@ -251,11 +263,11 @@ func (e *Engine) SetPodCIDRs(_ context.Context, cidrs []netip.Prefix) error {
 	return nil
 }
 
-// dropOldGateways takes addresses off the bridge that were the gateway of ranges of which no sandbox is left.
+// dropOldGateways takes addresses off the host's interface that were the gateway of ranges of which no sandbox is left.
 func (e *Engine) dropOldGateways(up *running) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return up.bridge.SetAddresses(e.ranges.gateways(up.addresses))
+	return up.host.SetAddresses(e.ranges.gateways(up.addresses))
 }
 
 // Close lets go of the journal and of sockets. Everything on the node stays.
@@ -271,8 +283,8 @@ func (up *running) close() error {
 	if up == nil {
 		return nil
 	}
-	if up.bridge != nil {
-		up.bridge.Close()
+	if up.host != nil {
+		up.host.Close()
 	}
 	if up.addresses != nil {
 		return up.addresses.Close()
@@ -286,10 +298,11 @@ func (e *Engine) Teardown(ctx context.Context) error {
 	errs := []error{
 		e.Close(),
 		e.removeNamespaces(nil),
-		bridge.Remove(e.cfg.Bridge),
+		veth.RemoveAll(e.cfg.Interface),
+		hostport.Remove(e.cfg.Table),
 		guard.Remove(e.guards()),
 	}
-	for _, path := range []string{e.cfg.nsDir(), e.cfg.cniDir(), e.cfg.StateDir} {
+	for _, path := range []string{e.cfg.nsDir(), e.cfg.cniDir(), e.cfg.portsDir(), e.cfg.StateDir} {
 		errs = append(errs, os.RemoveAll(path))
 	}
 	if err := errors.Join(errs...); err != nil {

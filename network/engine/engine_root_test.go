@@ -269,3 +269,67 @@ func TestEngineKeepsTheContract(t *testing.T) {
 		return start(t, cfg)
 	})
 }
+
+// outside is another host: a namespace that is linked to this one by 192.0.2.1 (here) and 192.0.2.2 (there).
+func outside(t testing.TB) (ns string) {
+	t.Helper()
+	ns, err := netns.Create(t.TempDir(), "outside")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "ip", "link", "add", "uplink", "type", "veth", "peer", "name", "uplink", "netns", ns)
+	run(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "uplink")
+	run(t, "ip", "addr", "add", "192.0.2.9/24", "dev", "uplink")
+	run(t, "ip", "link", "set", "uplink", "up")
+	run(t, "ip", "route", "add", "default", "via", "192.0.2.2")
+	in(t, ns, func() error {
+		for _, args := range [][]string{{"addr", "add", "192.0.2.2/24", "dev", "uplink"}, {"link", "set", "uplink", "up"}} {
+			if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+				return fmt.Errorf("ip %v: %w: %s", args, err, out)
+			}
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		run(t, "ip", "link", "del", "uplink")
+		if err := netns.Remove(ns); err != nil {
+			t.Error(err)
+		}
+	})
+	return ns
+}
+
+func publish(proto network.Protocol, ip string, hostPort, containerPort uint16) network.PortMapping {
+	m := network.PortMapping{Protocol: proto, HostPort: hostPort, ContainerPort: containerPort}
+	if ip != "" {
+		m.HostIP = netip.MustParseAddr(ip)
+	}
+	return m
+}
+
+func TestPublishedPorts(t *testing.T) {
+	far := outside(t)
+	cfg := testConfig(t)
+	cfg.NodeIP = netip.MustParseAddr("192.0.2.1")
+	e := start(t, cfg)
+	web := attach(t, e, "web", publish("tcp", "", 8080, 80), publish("udp", "", 8080, 80), publish("tcp", "192.0.2.9", 9090, 80))
+	other := attach(t, e, "other", publish("tcp", "192.0.2.1", 9090, 80), publish("tcp", "", 8081, 80))
+	for _, p := range []pod{web, other} {
+		serve(t, p.NetNS, 80)
+		defer detach(t, e, p)
+	}
+	mustAsk(t, far, "tcp4", "192.0.2.1:8080", "192.0.2.2")
+	mustAsk(t, far, "udp4", "192.0.2.1:8080", "192.0.2.2")
+	mustAsk(t, far, "tcp4", "192.0.2.9:8080", "192.0.2.2")
+	mustAsk(t, other.NetNS, "tcp4", "192.0.2.1:8080", other.ip.String())
+	mustAsk(t, other.NetNS, "udp4", "10.42.0.1:8080", other.ip.String())
+	mustAsk(t, web.NetNS, "tcp4", "192.0.2.1:8080", "192.0.2.1") // its own port
+	mustAsk(t, web.NetNS, "udp4", "192.0.2.1:8080", "192.0.2.1")
+	mustAsk(t, "", "tcp4", "127.0.0.1:8080", "192.0.2.1")
+	mustAsk(t, "", "tcp4", "192.0.2.1:8080", "")
+	if _, err := ask(far, "tcp4", "192.0.2.1:8082"); err == nil {
+		t.Error("a port that is not published answers")
+	}
+	mustAsk(t, far, "tcp4", "192.0.2.9:9090", "192.0.2.2")
+	mustAsk(t, far, "tcp4", "192.0.2.1:9090", "192.0.2.2")
+}

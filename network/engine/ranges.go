@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/skiff-node/skiff/network/hostport"
 	"github.com/skiff-node/skiff/network/ipam"
 )
 
@@ -92,10 +93,10 @@ func (r ranges) sets() [][]ipam.Range {
 	return [][]ipam.Range{set}
 }
 
-// gateways are the bridge's addresses: the first of each current range, and of each former one that a sandbox
+// gateways are the addresses of the host's interface: the first of each current range, and of each former one that a sandbox
 // still has an address of.
-func (r ranges) gateways(store *ipam.Store) []netip.Prefix {
-	var gws []netip.Prefix
+func (r ranges) gateways(store *ipam.Store) []netip.Addr {
+	var gws []netip.Addr
 	for _, p := range r.Current {
 		gws = append(gws, gateway(p))
 	}
@@ -108,6 +109,11 @@ func (r ranges) gateways(store *ipam.Store) []netip.Prefix {
 	return gws
 }
 
+// masquerade is what leaves the cluster with the node's address.
+func (r ranges) masquerade(cluster []netip.Prefix) hostport.Ranges {
+	return hostport.Ranges{Sources: append(slices.Clone(r.Current), r.Former...), Direct: cluster}
+}
+
 func inUse(p netip.Prefix, holders map[string][]netip.Addr) bool {
 	for _, addrs := range holders {
 		if slices.ContainsFunc(addrs, p.Contains) {
@@ -117,6 +123,4 @@ func inUse(p netip.Prefix, holders map[string][]netip.Addr) bool {
 	return false
 }
 
-func gateway(p netip.Prefix) netip.Prefix {
-	return netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits())
-}
+func gateway(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }

@@ -1,7 +1,7 @@
 // Package guard holds what must be there before the first sandbox is: the routes that keep packets for
 // addresses nobody owns on the node, the node's own service addresses, and the kernel's settings for forwarding.
 //
-//	10.42.0.0/16  unreachable, metric 4278198272     the node's own, longer prefix on the pod bridge beats it
+//	10.42.0.0/16  unreachable, metric 4278198272     the sandboxes' own routes beat it
 //	10.43.0.0/16  dev skiff-svc  src <node address>  gives packets to services a route, so that netfilter sees them
 //
 // skiff-svc is a bridge without ports, because not every kernel has the dummy driver.

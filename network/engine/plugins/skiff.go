@@ -11,15 +11,17 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/skiff-node/skiff/network/bridge"
 	"github.com/skiff-node/skiff/network/cni"
+	"github.com/skiff-node/skiff/network/hostport"
 	"github.com/skiff-node/skiff/network/ipam"
+	"github.com/skiff-node/skiff/network/veth"
 )
 
 // Skiff is the built-in network as a CNI plugin: address, veth pair, published ports.
 type Skiff struct {
 	Addresses *ipam.Store
-	Bridge    *bridge.Bridge
+	Host      *veth.Host
+	Ports     *hostport.Table
 	// Ready returns why no container can be attached, or nil.
 	Ready func() error
 }
@@ -38,6 +40,10 @@ func (s *Skiff) Add(_ context.Context, c cni.Call) (*cni.Result, error) {
 	if err := s.Ready(); err != nil {
 		return nil, err
 	}
+	mappings, err := portMappings(c)
+	if err != nil {
+		return nil, err
+	}
 	addrs, err := s.Addresses.Allocate(Key(c.ContainerID, c.IfName))
 	if err != nil {
 		return nil, err
@@ -45,23 +51,28 @@ func (s *Skiff) Add(_ context.Context, c cni.Call) (*cni.Result, error) {
 	ip := addrs[0]
 	r, ok := s.Addresses.Range(ip)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("the sandbox holds %s, which is no address of the node any more", ip), s.undo(c, ip))
+		return nil, errors.Join(fmt.Errorf("the sandbox holds %s, which is no address of the node any more", ip), s.undo(c))
 	}
-	port := bridge.Port{SandboxID: c.ContainerID, NetNS: c.NetNS, IfName: c.IfName, IP: ip, Gateway: r.Gateway}
-	plugged, err := s.Bridge.Plug(port)
+	port := veth.Port{SandboxID: c.ContainerID, NetNS: c.NetNS, IfName: c.IfName, IP: ip, Gateway: r.Gateway}
+	plugged, err := s.Host.Plug(port)
 	if err != nil {
-		return nil, errors.Join(err, s.undo(c, ip))
+		return nil, errors.Join(err, s.undo(c))
+	}
+	if len(mappings) > 0 {
+		err = s.Ports.Add(hostport.Entry{Key: Key(c.ContainerID, c.IfName), IP: ip, Ports: mappings})
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.undo(c))
 	}
 	return s.result(port, plugged), nil
 }
 
-func (s *Skiff) result(p bridge.Port, done bridge.Plugged) *cni.Result {
-	inner := 2
+func (s *Skiff) result(p veth.Port, done veth.Plugged) *cni.Result {
+	inner := 1
 	return &cni.Result{
 		CNIVersion: "1.1.0",
 		Interfaces: []*cni.Interface{
-			{Name: s.Bridge.Name(), Mac: s.Bridge.MAC()},
-			{Name: done.HostName},
+			{Name: done.HostName, Mac: done.HostMAC},
 			{Name: p.IfName, Mac: done.MAC, Sandbox: p.NetNS},
 		},
 		IPs: []*cni.IPConfig{{
@@ -73,9 +84,11 @@ func (s *Skiff) result(p bridge.Port, done bridge.Plugged) *cni.Result {
 
 // undo takes back what Add did, in the opposite order. The address is given back last, so that no other sandbox
 // gets it while this one can still be reached by it.
-func (s *Skiff) undo(c cni.Call, ip netip.Addr) error {
-	port := bridge.Port{SandboxID: c.ContainerID, IfName: c.IfName, IP: ip}
-	if err := s.Bridge.Unplug(port); err != nil {
+func (s *Skiff) undo(c cni.Call) error {
+	if err := s.Ports.Delete(Key(c.ContainerID, c.IfName)); err != nil {
+		return err
+	}
+	if err := s.Host.Unplug(veth.Name(c.ContainerID, c.IfName)); err != nil {
 		return err
 	}
 	return s.Addresses.Release(Key(c.ContainerID, c.IfName))
@@ -83,11 +96,7 @@ func (s *Skiff) undo(c cni.Call, ip netip.Addr) error {
 
 // Del implements cni.Plugin.
 func (s *Skiff) Del(_ context.Context, c cni.Call) error {
-	var ip netip.Addr
-	if held := s.Addresses.Get(Key(c.ContainerID, c.IfName)); len(held) > 0 {
-		ip = held[0]
-	}
-	return s.undo(c, ip)
+	return s.undo(c)
 }
 
 // Check implements cni.Plugin.
@@ -95,8 +104,8 @@ func (s *Skiff) Check(_ context.Context, c cni.Call) error {
 	if len(s.Addresses.Get(Key(c.ContainerID, c.IfName))) == 0 {
 		return fmt.Errorf("container %s holds no address for %s", c.ContainerID, c.IfName)
 	}
-	name := bridge.PortName(c.ContainerID, c.IfName)
-	ports, err := s.Bridge.Ports()
+	name := veth.Name(c.ContainerID, c.IfName)
+	ports, err := s.Host.List()
 	if err != nil {
 		return err
 	}
@@ -105,7 +114,7 @@ func (s *Skiff) Check(_ context.Context, c cni.Call) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is not a port of %s", name, s.Bridge.Name())
+	return fmt.Errorf("veth pair %s is gone", name)
 }
 
 // Status implements cni.Plugin.
@@ -125,17 +134,20 @@ func (s *Skiff) GC(_ context.Context, c cni.Call) error {
 // Collect removes the ports and gives back the addresses of every key that keep does not want.
 func (s *Skiff) Collect(keep func(key string) bool) error {
 	live := map[string]bool{}
-	for key, addrs := range s.Addresses.Holders() {
+	for key := range s.Addresses.Holders() {
 		id, ifName, _ := strings.Cut(key, "/")
 		if keep(key) {
-			live[bridge.PortName(id, ifName)] = true
+			live[veth.Name(id, ifName)] = true
 			continue
 		}
-		if err := s.undo(cni.Call{ContainerID: id, IfName: ifName}, addrs[0]); err != nil {
+		if err := s.undo(cni.Call{ContainerID: id, IfName: ifName}); err != nil {
 			return err
 		}
 	}
-	ports, err := s.Bridge.Ports()
+	if err := s.Ports.Retain(keep); err != nil {
+		return err
+	}
+	ports, err := s.Host.List()
 	if err != nil {
 		return err
 	}
@@ -143,7 +155,7 @@ func (s *Skiff) Collect(keep func(key string) bool) error {
 		if live[name] {
 			continue
 		}
-		if err := s.Bridge.RemovePort(name); err != nil {
+		if err := s.Host.Unplug(name); err != nil {
 			return err
 		}
 	}
