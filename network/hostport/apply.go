@@ -76,14 +76,6 @@ func concat(lists ...[]netip.Prefix) []netip.Prefix {
 	return all
 }
 
-func (t *Table) addElements(e Entry) error {
-	return t.elementwise(e, (*nftables.Conn).SetAddElements)
-}
-
-func (t *Table) deleteElements(e Entry) error {
-	return t.elementwise(e, (*nftables.Conn).SetDeleteElements)
-}
-
 // elementwise adds or deletes an entry's elements in one transaction.
 func (t *Table) elementwise(e Entry, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
 	c, err := nftables.New()

@@ -184,7 +184,7 @@ func (t *Table) change(before, after Entry, replaced bool) error {
 	if replaced || len(after.Masquerade) > 0 || len(before.Masquerade) > 0 {
 		return t.sync()
 	}
-	if err := t.addElements(after); err != nil {
+	if err := t.elementwise(after, (*nftables.Conn).SetAddElements); err != nil {
 		return t.sync() // the table is not what we thought: make it anew
 	}
 	return nil
@@ -203,7 +203,7 @@ func (t *Table) delete(key string) error {
 		return nil
 	}
 	t.unclaim(key)
-	err := t.deleteElements(e)
+	err := t.elementwise(e, (*nftables.Conn).SetDeleteElements)
 	if err != nil || len(e.Masquerade) > 0 {
 		err = t.sync()
 	}
