@@ -33,48 +33,50 @@ var (
 // Image is one image as CRI knows it. ID is the digest of its configuration ("sha256:…"), the same string that
 // container status and pull replies carry.
 type Image struct {
-	ID          string
-	RepoTags    []string // "docker.io/library/busybox:1.36"
-	RepoDigests []string // "docker.io/library/busybox@sha256:…"
-	Size        int64    // bytes of compressed content
-	Pinned      bool
-	Config      Config
+	ID          string   `json:"id"`
+	RepoTags    []string `json:"repoTags,omitempty"`    // "docker.io/library/busybox:1.36"
+	RepoDigests []string `json:"repoDigests,omitempty"` // "docker.io/library/busybox@sha256:…"
+	Size        int64    `json:"size"`                  // bytes of compressed content
+	Pinned      bool     `json:"pinned,omitempty"`
+	Config      Config   `json:"config"`
 }
 
 // Config is the part of the OCI image configuration that running a container needs
 // (OCI image specification 1.1, config.md).
 type Config struct {
-	User       string
-	Env        []string
-	Entrypoint []string
-	Cmd        []string
-	WorkingDir string
-	Volumes    []string
-	Labels     map[string]string
-	StopSignal string
+	User       string            `json:"user,omitempty"`
+	Env        []string          `json:"env,omitempty"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Cmd        []string          `json:"cmd,omitempty"`
+	WorkingDir string            `json:"workingDir,omitempty"`
+	Volumes    []string          `json:"volumes,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	StopSignal string            `json:"stopSignal,omitempty"`
 }
 
 // Auth is a credential that came with the CRI call. The zero value means none.
 type Auth struct {
-	Username, Password string
-	Auth               string // base64 of "username:password"
-	IdentityToken      string
-	RegistryToken      string
-	ServerAddress      string
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	Auth          string `json:"auth,omitempty"` // base64 of "username:password"
+	IdentityToken string `json:"identityToken,omitempty"`
+	RegistryToken string `json:"registryToken,omitempty"`
+	ServerAddress string `json:"serverAddress,omitempty"`
 }
 
 // PullRequest asks for one image. Progress, when set, is called from any goroutine, often.
 type PullRequest struct {
-	Reference string
-	Auth      Auth
-	Progress  func(Progress)
+	Reference string         `json:"reference"`
+	Auth      Auth           `json:"auth"`
+	Progress  func(Progress) `json:"-"`
 }
 
 // Progress is how far a blob of a pull has come. Total is 0 while it is unknown.
 type Progress struct {
-	Digest      string `json:"digest"`
-	Stage       string `json:"stage"` // resolving, downloading, unpacking, done, exists
-	Done, Total int64  `json:",omitempty"`
+	Digest string `json:"digest,omitempty"`
+	Stage  string `json:"stage"` // resolving, downloading, unpacking, done, exists
+	Done   int64  `json:"done,omitempty"`
+	Total  int64  `json:"total,omitempty"`
 }
 
 // Mount is one mount that makes a root file system, in mount(2) terms.
