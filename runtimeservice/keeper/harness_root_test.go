@@ -312,6 +312,16 @@ func process(t testing.TB, args ...string) json.RawMessage {
 	return text
 }
 
+// ttyProcess is one with a terminal.
+func ttyProcess(t testing.TB, args ...string) json.RawMessage {
+	t.Helper()
+	text, err := json.Marshal(specs.Process{Terminal: true, Args: args, Env: []string{"PATH=/bin"}, Cwd: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 func (n *node) pidOf(id string) int {
 	n.t.Helper()
 	list, err := n.client.List(n.ctx)
