@@ -187,18 +187,24 @@ func present(path string) string {
 }
 
 // GC detaches every container that is not in live, and lets the plugins of the configured network collect what
-// else they find (specification section 2, "GC").
-func (d *Driver) GC(ctx context.Context, live map[string]bool) error {
+// else they find (specification section 2, "GC"). A live container of which nothing is recorded counts as attached
+// by ifName.
+func (d *Driver) GC(ctx context.Context, live map[string]bool, ifName string) error {
+	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
+	for id := range live {
+		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: ifName})
+	}
 	d.mu.Lock()
 	var dead []string
-	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
 	for id, list := range d.attached {
 		if !live[id] {
 			dead = append(dead, id)
 			continue
 		}
 		for _, a := range list {
-			args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: a.IfName})
+			if a.IfName != ifName {
+				args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: a.IfName})
+			}
 		}
 	}
 	d.mu.Unlock()

@@ -47,6 +47,7 @@ type running struct {
 	ports     *hostport.Table
 	skiff     *plugins.Skiff
 	driver    *cni.Driver
+	sweeper   *sweeper
 }
 
 // New checks the configuration. It changes nothing on the node.
@@ -109,14 +110,15 @@ func (e *Engine) start(r ranges) (up *running, err error) {
 	if err := up.host.SetAddresses(r.gateways(up.addresses)); err != nil {
 		return up, err
 	}
+	up.sweeper = startSweeper(up.host.Sweep, e.log)
 	up.ports, err = hostport.Open(hostport.Config{
-		Name: e.cfg.Table, Dir: e.cfg.portsDir(), Sandboxes: veth.Prefix, Services: e.cfg.ServiceInterface,
+		Name: e.cfg.Table, Dir: e.cfg.portsDir(), Services: e.cfg.ServiceInterface,
 		Exempt: e.cfg.LocalAddresses, Ranges: r.masquerade(e.cfg.ClusterCIDRs), Log: e.log,
 	})
 	if err != nil {
 		return up, err
 	}
-	up.skiff = &plugins.Skiff{Addresses: up.addresses, Host: up.host, Ports: up.ports, Ready: e.ready}
+	up.skiff = &plugins.Skiff{Addresses: up.addresses, Host: up.host, Ports: up.ports, Ready: e.ready, Discarded: up.sweeper.wake}
 	up.driver, err = cni.New(cni.Config{
 		ConfDir: e.cfg.ConfDir, BinDirs: e.cfg.BinDirs, CacheDir: e.cfg.cniDir(), Default: []byte(builtinNetwork), Log: e.log,
 		Builtin: map[string]cni.Plugin{"skiff": up.skiff},
@@ -190,7 +192,7 @@ func (e *Engine) Retain(ctx context.Context, live []string) error {
 		keep[id] = true
 	}
 	errs := []error{
-		up.driver.GC(ctx, keep),
+		up.driver.GC(ctx, keep, interfaceName),
 		up.skiff.Collect(func(key string) bool { return keep[plugins.SandboxOf(key)] }),
 		e.removeNamespaces(keep),
 		e.dropOldGateways(up),
@@ -282,6 +284,9 @@ func (e *Engine) Close() error {
 func (up *running) close() error {
 	if up == nil {
 		return nil
+	}
+	if up.sweeper != nil {
+		up.sweeper.stop()
 	}
 	if up.host != nil {
 		up.host.Close()

@@ -12,10 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/skiff-node/skiff/network"
+	"github.com/skiff-node/skiff/network/engine/plugins"
 	"github.com/skiff-node/skiff/network/netns"
 	"github.com/skiff-node/skiff/network/networktest"
 )
@@ -195,6 +197,25 @@ func host(t testing.TB) string {
 		run(t, "ip", "neigh") + run(t, "nft", "list", "ruleset") + string(mounts) + string(forward) + string(redirects)
 }
 
+// same reports each line that only one of the two has.
+func same(t testing.TB, before, after string) {
+	t.Helper()
+	count := map[string]int{}
+	for _, line := range strings.Split(before, "\n") {
+		count[line]++
+	}
+	for _, line := range strings.Split(after, "\n") {
+		count[line]--
+	}
+	for line, n := range count {
+		if n > 0 {
+			t.Errorf("gone: %s", line)
+		} else if n < 0 {
+			t.Errorf("new: %s", line)
+		}
+	}
+}
+
 func TestPodsReachEachOtherThroughTheHost(t *testing.T) {
 	before := host(t)
 	t.Run("pods", func(t *testing.T) {
@@ -222,9 +243,7 @@ func TestPodsReachEachOtherThroughTheHost(t *testing.T) {
 		detach(t, e, a)
 		detach(t, e, b)
 	})
-	if after := host(t); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
+	same(t, before, host(t))
 }
 
 func BenchmarkAttachDetach(b *testing.B) {
@@ -332,4 +351,110 @@ func TestPublishedPorts(t *testing.T) {
 	}
 	mustAsk(t, far, "tcp4", "192.0.2.9:9090", "192.0.2.2")
 	mustAsk(t, far, "tcp4", "192.0.2.1:9090", "192.0.2.2")
+}
+
+func TestMasqueradeAndStrays(t *testing.T) {
+	far := outside(t)
+	cfg := testConfig(t)
+	cfg.NodeIP = netip.MustParseAddr("192.0.2.1")
+	e := start(t, cfg)
+	p := attach(t, e, "pod")
+	defer detach(t, e, p)
+	serve(t, far, 80)
+	mustAsk(t, p.NetNS, "tcp4", "192.0.2.2:80", "192.0.2.1")
+	mustAsk(t, p.NetNS, "udp4", "192.0.2.2:80", "192.0.2.1")
+
+	in(t, far, func() error {
+		cmd := exec.Command("nft", "add table ip seen; add chain ip seen in { type filter hook prerouting priority -400; }; "+
+			"add rule ip seen in ip daddr { 10.42.0.0/16, 10.43.0.0/16 } counter; add rule ip seen in ip saddr 10.42.0.0/16 counter")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	for _, from := range []string{"", p.NetNS} {
+		for _, addr := range []string{"10.42.0.77:80", "10.42.9.9:80", "10.43.0.77:80"} {
+			start := time.Now()
+			if _, err := ask(from, "tcp4", addr); err == nil {
+				t.Errorf("%s answers", addr)
+			} else {
+				t.Logf("%s from %q after %v: %v", addr, filepath.Base(from), time.Since(start), err)
+			}
+		}
+	}
+	mustAsk(t, p.NetNS, "tcp4", "192.0.2.2:80", "192.0.2.1")
+	in(t, far, func() error {
+		out, err := exec.Command("nft", "list", "table", "ip", "seen").Output()
+		if n := strings.Count(string(out), "counter packets 0 bytes 0"); n != 2 {
+			t.Errorf("packets for or from the cluster's ranges left the node:\n%s", out)
+		}
+		return err
+	})
+}
+
+// TestKilledBetweenSteps leaves what a process leaves that is killed after each step of Attach and Detach, and lets
+// Retain of the next process repair it.
+func TestKilledBetweenSteps(t *testing.T) {
+	before := host(t)
+	t.Run("node", func(t *testing.T) {
+		cfg := testConfig(t)
+		e := start(t, cfg)
+		base := host(t)
+		live := attach(t, e, "live", publish("tcp", "", 8080, 80))
+		serve(t, live.NetNS, 80)
+		withLive := host(t)
+
+		if _, err := e.NewNamespace(t.Context(), "only-namespace"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.up.addresses.Allocate(plugins.Key("only-address", "eth0")); err != nil {
+			t.Fatal(err)
+		}
+		attach(t, e, "attached", publish("tcp", "", 8081, 80))
+		noRecord := attach(t, e, "no-record", publish("udp", "", 8081, 80))
+		if err := os.RemoveAll(filepath.Join(cfg.cniDir(), "results")); err != nil {
+			t.Fatal(err)
+		}
+		detached := attach(t, e, "detached")
+		if err := e.Detach(t.Context(), detached.Sandbox); err != nil {
+			t.Fatal(err)
+		}
+		halfway := attach(t, e, "halfway", publish("tcp", "", 8083, 80))
+		if err := e.up.ports.Delete(plugins.Key(halfway.ID, "eth0")); err != nil {
+			t.Fatal(err)
+		}
+		nsGone := attach(t, e, "namespace-gone")
+		if err := e.RemoveNamespace(t.Context(), nsGone.NetNS); err != nil {
+			t.Fatal(err)
+		}
+		e.Close() // a killed process lets go of its lock and sockets the same way
+
+		e = start(t, cfg)
+		if err := e.Retain(t.Context(), []string{live.ID}); err != nil {
+			t.Fatal(err)
+		}
+		same(t, withLive, host(t))
+		if held := e.up.addresses.Holders(); len(held) != 1 {
+			t.Errorf("addresses held: %v", held)
+		}
+		mustAsk(t, "", "tcp4", "127.0.0.1:8080", "")
+		again := attach(t, e, noRecord.ID, publish("udp", "", 8081, 80))
+		detach(t, e, again)
+		detach(t, e, live)
+		eventually(t, func() bool { return host(t) == base })
+	})
+	same(t, before, host(t))
+}
+
+// eventually waits until the condition holds, for what the kernel or the sweeper does beside the caller.
+func eventually(t testing.TB, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatal("not within ten seconds")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }

@@ -91,13 +91,17 @@ func serviceInterface(cfg Config) (int, error) {
 		return 0, removeLink(cfg.Interface)
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Flags = cfg.Interface, net.FlagUp
+	attrs.Name = cfg.Interface
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, fmt.Errorf("create %s: %w", cfg.Interface, err)
 	}
 	link, err := netlink.LinkByName(cfg.Interface)
 	if err != nil {
 		return 0, fmt.Errorf("find %s: %w", cfg.Interface, err)
+	}
+	mode := sysctlPath("net/ipv6/conf/" + cfg.Interface + "/addr_gen_mode")
+	if err := os.WriteFile(mode, []byte("1"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("keep %s without an IPv6 address: %w", cfg.Interface, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return 0, fmt.Errorf("set %s up: %w", cfg.Interface, err)
@@ -107,7 +111,7 @@ func serviceInterface(cfg Config) (int, error) {
 
 // localAddresses gives the link exactly these addresses.
 func localAddresses(link netlink.Link, want []netip.Addr) error {
-	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	have, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 	}
@@ -136,7 +140,9 @@ func localAddresses(link netlink.Link, want []netip.Addr) error {
 // prune removes our routes that are not wanted.
 func prune(wanted []netlink.Route) error {
 	filter := &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_MAIN}
-	have, err := netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	have, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -153,6 +159,16 @@ func prune(wanted []netlink.Route) error {
 		}
 	}
 	return nil
+}
+
+// whole takes a dump again that a concurrent change interrupted.
+func whole[T any](dump func() ([]T, error)) (all []T, err error) {
+	for range 100 {
+		if all, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 func identity(r netlink.Route) string { return fmt.Sprint(r.Dst, r.Type, r.Priority) }

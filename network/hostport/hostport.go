@@ -8,7 +8,7 @@
 //	postrouting (nat)         a sandbox to its own published port ─────────────────────────────────► masquerade
 //	                          the host's loopback to a published port ─────────────────────────────► masquerade
 //	                          @sources to anything but @direct ────────────────────────────────────► masquerade
-//	guard (filter)            from a sandbox to 127.0.0.0/8 (route_localnet is on) ────────────────► drop
+//	guard (filter)            from elsewhere to 127.0.0.0/8 (route_localnet is on for sandboxes) ───► drop
 //	forward, output (filter)  to a service that no proxy rewrote ──────────────────────────────────► reject
 //
 // What is published is kept in one record per sandbox below a directory. The table is made from the records
@@ -254,7 +254,7 @@ func (t *Table) Get(key string) (Entry, bool) {
 // stamp names the chain without rules that tells from which configuration the table was made.
 func (t *Table) stamp() string {
 	h := fnv.New64a()
-	fmt.Fprint(h, layout, t.cfg.Sandboxes, t.cfg.Services, t.cfg.Exempt, t.cfg.Ranges, t.masquerades())
+	fmt.Fprint(h, layout, t.cfg.Services, t.cfg.Exempt, t.cfg.Ranges, t.masquerades())
 	return fmt.Sprintf("made-from-%016x", h.Sum64())
 }
 

@@ -104,14 +104,14 @@ func (t *Table) chains(s sets) []chain {
 		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest, toPublish),
 		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource,
 			rule(load(saddr, reg0), load(daddr, reg1), in(s.hairpin, reg0), masquerade()),
-			rule(outInterface(t.cfg.Sandboxes), within(saddr, loopback), masquerade()),
+			rule(notLoopback(expr.MetaKeyOIFNAME), within(saddr, loopback), masquerade()),
 			rule(load(saddr, reg0), in(s.sources, reg0), load(daddr, reg0), notIn(s.direct, reg0), masquerade()),
 		),
 		base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw,
-			rule(inInterface(t.cfg.Sandboxes), within(daddr, loopback), verdict(expr.VerdictDrop))),
+			rule(notLoopback(expr.MetaKeyIIFNAME), within(daddr, loopback), verdict(expr.VerdictDrop))),
 	}
 	if t.cfg.Services != "" {
-		stray := rule(outInterface(t.cfg.Services+"\x00"), reject())
+		stray := rule(outInterface(t.cfg.Services), reject())
 		all = append(all,
 			base("forward-strays", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter, stray),
 			base("output-strays", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, stray))
@@ -195,13 +195,17 @@ func localDestination() []expr.Any {
 	}
 }
 
-func inInterface(name string) []expr.Any  { return interfaceName(expr.MetaKeyIIFNAME, name) }
-func outInterface(name string) []expr.Any { return interfaceName(expr.MetaKeyOIFNAME, name) }
+func outInterface(name string) []expr.Any {
+	return interfaceName(expr.MetaKeyOIFNAME, expr.CmpOpEq, name)
+}
 
-// interfaceName compares the beginning of the name; one that ends in a zero byte is the whole name.
-func interfaceName(key expr.MetaKey, name string) []expr.Any {
+func notLoopback(key expr.MetaKey) []expr.Any { return interfaceName(key, expr.CmpOpNeq, "lo") }
+
+func interfaceName(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: unix.NFT_REG_1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte(name)},
+		&expr.Cmp{Op: op, Register: unix.NFT_REG_1, Data: padded},
 	}
 }

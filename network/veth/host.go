@@ -64,7 +64,7 @@ func Ensure(cfg Config) (*Host, error) {
 
 func (h *Host) ensure() error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Flags = h.cfg.Interface, h.cfg.MTU, net.FlagUp
+	attrs.Name, attrs.MTU = h.cfg.Interface, h.cfg.MTU
 	if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("create: %w", err)
 	}
@@ -76,13 +76,16 @@ func (h *Host) ensure() error {
 		return fmt.Errorf("an interface of that name exists and is a %s: remove it or choose another name", link.Type())
 	}
 	h.index = link.Attrs().Index
+	if err := withoutIPv6(h.cfg.Interface); err != nil {
+		return err
+	}
 	return h.nl.LinkSetUp(link)
 }
 
 // SetAddresses gives the host's interface exactly these IPv4 addresses.
 func (h *Host) SetAddresses(want []netip.Addr) error {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: h.index, Name: h.cfg.Interface}}
-	have, err := h.nl.AddrList(link, netlink.FAMILY_V4)
+	have, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("interface %s: list addresses: %w", h.cfg.Interface, err)
 	}
@@ -133,12 +136,19 @@ func (h *Host) List() ([]string, error) {
 	return names, nil
 }
 
-// list returns the host ends. A dump that a concurrent change interrupted is taken again.
-func list(dump func() ([]netlink.Link, error)) ([]netlink.Link, error) {
-	links, err := dump()
-	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 100; tries++ {
-		links, err = dump()
+// whole takes a dump again that a concurrent change interrupted.
+func whole[T any](dump func() ([]T, error)) (all []T, err error) {
+	for range 100 {
+		if all, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
 	}
+	return all, err
+}
+
+// list returns the host ends.
+func list(dump func() ([]netlink.Link, error)) ([]netlink.Link, error) {
+	links, err := whole(dump)
 	var ours []netlink.Link
 	for _, l := range links {
 		if l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, Prefix) {

@@ -22,6 +22,8 @@ type Skiff struct {
 	Addresses *ipam.Store
 	Host      *veth.Host
 	Ports     *hostport.Table
+	// Discarded is told that there are veth pairs to sweep up. Without it they are swept up on the spot.
+	Discarded func()
 	// Ready returns why no container can be attached, or nil.
 	Ready func() error
 }
@@ -88,10 +90,26 @@ func (s *Skiff) undo(c cni.Call) error {
 	if err := s.Ports.Delete(Key(c.ContainerID, c.IfName)); err != nil {
 		return err
 	}
-	if err := s.Host.Unplug(veth.Name(c.ContainerID, c.IfName)); err != nil {
+	if err := s.discard(c); err != nil {
 		return err
 	}
 	return s.Addresses.Release(Key(c.ContainerID, c.IfName))
+}
+
+func (s *Skiff) discard(c cni.Call) error {
+	name := veth.Name(c.ContainerID, c.IfName)
+	if s.Discarded == nil {
+		return s.Host.Unplug(name)
+	}
+	var ip netip.Addr
+	if held := s.Addresses.Get(Key(c.ContainerID, c.IfName)); len(held) > 0 {
+		ip = held[0]
+	}
+	if err := s.Host.Discard(name, ip); err != nil {
+		return err
+	}
+	s.Discarded()
+	return nil
 }
 
 // Del implements cni.Plugin.
