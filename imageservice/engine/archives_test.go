@@ -11,7 +11,7 @@ import (
 	"github.com/skiff-node/skiff/imageservice/imagetest"
 )
 
-func open(t *testing.T, cfg Config) *Engine {
+func open(t testing.TB, cfg Config) *Engine {
 	t.Helper()
 	if cfg.Root == "" {
 		cfg.Root = t.TempDir()
@@ -24,7 +24,7 @@ func open(t *testing.T, cfg Config) *Engine {
 	return e
 }
 
-func build(t *testing.T, s imagetest.Spec) imagetest.Image {
+func build(t testing.TB, s imagetest.Spec) imagetest.Image {
 	t.Helper()
 	img, err := imagetest.Build(s)
 	if err != nil {
@@ -33,7 +33,7 @@ func build(t *testing.T, s imagetest.Spec) imagetest.Image {
 	return img
 }
 
-func ociArchive(t *testing.T, images ...imagetest.Image) []byte {
+func ociArchive(t testing.TB, images ...imagetest.Image) []byte {
 	t.Helper()
 	b, err := imagetest.OCIArchive(images...)
 	if err != nil {

@@ -38,7 +38,7 @@ type server struct {
 	gets   map[string]int // GET requests of blobs
 }
 
-func serve(t *testing.T, secure bool) *server {
+func serve(t testing.TB, secure bool) *server {
 	t.Helper()
 	s := &server{gets: map[string]int{}}
 	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
@@ -71,7 +71,7 @@ func (s *server) fault(f func(w http.ResponseWriter, r *http.Request) bool) {
 	s.before = f
 }
 
-func (s *server) do(t *testing.T, method, path, mediaType string, body []byte) {
+func (s *server) do(t testing.TB, method, path, mediaType string, body []byte) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, bytes.NewReader(body))
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *server) do(t *testing.T, method, path, mediaType string, body []byte) {
 }
 
 // push puts an image into the registry under repo:tag.
-func (s *server) push(t *testing.T, repo, tag string, img imagetest.Image) {
+func (s *server) push(t testing.TB, repo, tag string, img imagetest.Image) {
 	t.Helper()
 	for d, b := range img.Blobs {
 		if d != img.Manifest.Digest {
@@ -100,7 +100,7 @@ func (s *server) push(t *testing.T, repo, tag string, img imagetest.Image) {
 }
 
 // pushIndex puts an index of images, with their platforms, under repo:tag and returns its digest.
-func (s *server) pushIndex(t *testing.T, repo, tag string, images map[string]imagetest.Image) digest.Digest {
+func (s *server) pushIndex(t testing.TB, repo, tag string, images map[string]imagetest.Image) digest.Digest {
 	t.Helper()
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for arch, img := range images {
@@ -117,7 +117,7 @@ func (s *server) pushIndex(t *testing.T, repo, tag string, images map[string]ima
 	return digest.FromBytes(b)
 }
 
-func small(t *testing.T, s imagetest.Spec) imagetest.Image {
+func small(t testing.TB, s imagetest.Spec) imagetest.Image {
 	t.Helper()
 	if s.Layers == nil {
 		s.Layers = [][]imagetest.File{{{Name: "a", Body: "a"}}, {{Name: "b", Body: "b"}}, {{Name: "c/"}, {Name: "c/d", Body: "d"}}}
@@ -125,7 +125,7 @@ func small(t *testing.T, s imagetest.Spec) imagetest.Image {
 	return build(t, s)
 }
 
-func pull(t *testing.T, e *Engine, ref string) imageservice.Image {
+func pull(t testing.TB, e *Engine, ref string) imageservice.Image {
 	t.Helper()
 	img, err := e.Pull(t.Context(), imageservice.PullRequest{Reference: ref})
 	if err != nil {

@@ -139,10 +139,8 @@ func (r *Roots) Renew(root Root) error {
 		}
 		return r.Make(root)
 	}
-	for _, mark := range []string{"work/work/incompat/volatile", "work/work/incompat"} {
-		if err := os.Remove(r.path(root.Key, mark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("ready root file system for another mount: %w", err)
-		}
+	if err := os.RemoveAll(r.path(root.Key, "work/work/incompat")); err != nil {
+		return fmt.Errorf("ready root file system for another mount: %w", err)
 	}
 	return nil
 }
