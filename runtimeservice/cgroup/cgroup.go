@@ -1,0 +1,138 @@
+// Package cgroup finds, makes and removes cgroup directories, the same under v1 (one directory per controller) and
+// v2 (one in all). Paths are in cgroupfs syntax, as CRI has them: "/kubepods/burstable/pod…".
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Root is a mounted cgroup hierarchy, usually /sys/fs/cgroup.
+type Root struct {
+	Path string
+	V2   bool
+}
+
+// dirs is where a cgroup may have a directory.
+func (r Root) dirs(cgroup string) []string {
+	if r.V2 {
+		return []string{filepath.Join(r.Path, cgroup)}
+	}
+	entries, err := os.ReadDir(r.Path)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() { // links are controllers mounted together: cpu → cpu,cpuacct
+			out = append(out, filepath.Join(r.Path, e.Name(), cgroup))
+		}
+	}
+	return out
+}
+
+// Controller is the directory of a cgroup for one v1 controller; under v2 they all have the same.
+func (r Root) Controller(name, cgroup string) string {
+	if r.V2 {
+		return filepath.Join(r.Path, cgroup)
+	}
+	return filepath.Join(r.Path, name, cgroup)
+}
+
+// Exists says whether the cgroup has a directory anywhere.
+func (r Root) Exists(cgroup string) bool {
+	for _, dir := range r.dirs(cgroup) {
+		if _, err := os.Stat(dir); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Remove removes a cgroup with all below it. Removing what is gone succeeds; processes in it are an error.
+func (r Root) Remove(cgroup string) error {
+	if filepath.Clean("/"+cgroup) == "/" {
+		return errors.New("remove a cgroup: the path is empty")
+	}
+	var errs []error
+	for _, dir := range r.dirs(cgroup) {
+		errs = append(errs, removeTree(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// removeTree removes directories only: the files of a cgroup go with it.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove a cgroup: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove cgroup %s: %w", dir, err)
+	}
+	return nil
+}
+
+// RemoveEmpty removes a cgroup that has neither processes nor children, and then its parents up to, but without,
+// stop. It is best effort: somebody else may use them.
+func (r Root) RemoveEmpty(cgroup, stop string) {
+	cgroup, stop = filepath.Clean("/"+cgroup), filepath.Clean("/"+stop)
+	for cgroup != stop && cgroup != "/" {
+		for _, dir := range r.dirs(cgroup) {
+			_ = unix.Rmdir(dir)
+		}
+		cgroup = filepath.Dir(cgroup)
+	}
+}
+
+// Processes lists the processes of a cgroup and of those below it, once each.
+func (r Root) Processes(cgroup string) ([]int, error) {
+	seen := map[int]bool{}
+	for _, dir := range r.dirs(cgroup) {
+		if err := collect(dir, seen); err != nil {
+			return nil, err
+		}
+	}
+	var out []int
+	for pid := range seen {
+		out = append(out, pid)
+	}
+	return out, nil
+}
+
+func collect(dir string, seen map[int]bool) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		for field := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+				seen[pid] = true
+			}
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("list the processes of cgroup %s: %w", dir, err)
+	}
+	return nil
+}
