@@ -2,6 +2,7 @@ package runtimeservice
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -118,4 +119,17 @@ type Filter struct {
 	SandboxID string // containers only
 	State     string // a SandboxState or ContainerState
 	Labels    map[string]string
+}
+
+// Matches says whether an object passes the fields that sandboxes and containers have in common.
+func (f Filter) Matches(id, state string, labels map[string]string) bool {
+	if !strings.HasPrefix(id, f.ID) || (f.State != "" && f.State != state) {
+		return false
+	}
+	for name, value := range f.Labels {
+		if have, ok := labels[name]; !ok || have != value {
+			return false
+		}
+	}
+	return true
 }

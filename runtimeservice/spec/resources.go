@@ -67,3 +67,28 @@ func memory(r runtimeservice.Resources, h Host) *specs.LinuxMemory {
 	}
 	return out
 }
+
+// Merge: what an update does not set stays as it is.
+func Merge(old, r runtimeservice.Resources) runtimeservice.Resources {
+	for _, n := range []struct{ new, old *int64 }{
+		{&r.CPUPeriod, &old.CPUPeriod}, {&r.CPUQuota, &old.CPUQuota}, {&r.CPUShares, &old.CPUShares},
+		{&r.MemoryLimit, &old.MemoryLimit}, {&r.MemorySwap, &old.MemorySwap}, {&r.OOMScoreAdj, &old.OOMScoreAdj},
+	} {
+		if *n.new == 0 {
+			*n.new = *n.old
+		}
+	}
+	if r.CPUSetCPUs == "" {
+		r.CPUSetCPUs = old.CPUSetCPUs
+	}
+	if r.CPUSetMems == "" {
+		r.CPUSetMems = old.CPUSetMems
+	}
+	if r.Hugepages == nil {
+		r.Hugepages = old.Hugepages
+	}
+	if r.Unified == nil {
+		r.Unified = old.Unified
+	}
+	return r
+}

@@ -1,0 +1,44 @@
+package engine
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/runtimeservice"
+)
+
+// node implements runtimeservice.Node.
+type node struct{ *core }
+
+// Status implements runtimeservice.Node.
+func (n *node) Status(ctx context.Context) runtimeservice.Status {
+	_, err := n.link.Get()
+	st := runtimeservice.Status{
+		Runtime: err,
+		Network: n.cfg.Network.Status(ctx),
+		Info: map[string]any{
+			"runDir": n.cfg.RunDir, "cgroupParent": n.cfg.CgroupParent, "cgroupDriver": "cgroupfs", "host": n.host,
+		},
+	}
+	recursive := recursiveReadOnly()
+	for _, name := range append([]string{"", defaultHandler}, slices.Sorted(maps.Keys(n.cfg.Handlers))...) {
+		native := name == "" || name == defaultHandler
+		st.Handlers = append(st.Handlers, runtimeservice.Handler{Name: name, RecursiveReadOnlyMounts: native && recursive})
+	}
+	return st
+}
+
+// recursiveReadOnly: mount_setattr(2) with AT_RECURSIVE is there since Linux 5.12; an older kernel says ENOSYS.
+func recursiveReadOnly() bool {
+	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{})
+	return err != unix.ENOSYS
+}
+
+// SetPodCIDRs implements runtimeservice.Node.
+func (n *node) SetPodCIDRs(ctx context.Context, cidrs []netip.Prefix) error {
+	return n.cfg.Network.SetPodCIDRs(ctx, cidrs)
+}

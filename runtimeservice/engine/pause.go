@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/pause"
+)
+
+// startPause runs the process that holds the PID namespace of a pod that shares one. The keeper knows it by the
+// sandbox's id.
+func (s *sandboxParts) startPause(ctx context.Context, rec sandboxRecord) error {
+	kept, err := s.link.Get()
+	if err != nil {
+		return err
+	}
+	root, err := pause.Root(filepath.Join(s.cfg.RunDir, "pause"))
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(s.pauseSpec(rec, root))
+	if err != nil {
+		return fmt.Errorf("encode the specification: %w", err)
+	}
+	id := rec.Sandbox.ID
+	if _, err := kept.Create(ctx, keeper.Create{ID: id, Spec: text, Bundle: s.sandboxDir(id)}); err != nil {
+		return err
+	}
+	_, err = kept.Start(ctx, id)
+	return err
+}
+
+func (s *sandboxParts) pauseSpec(rec sandboxRecord, root string) *specs.Spec {
+	pinned := s.pinned(rec)
+	adj := s.host.ClampOOMScore(-998)
+	out := pause.Spec(root, filepath.Join("/", rec.Cgroup, rec.Sandbox.ID))
+	out.Process.OOMScoreAdj = &adj
+	for kind, path := range map[specs.LinuxNamespaceType]string{
+		specs.NetworkNamespace: rec.Sandbox.NetNS, specs.IPCNamespace: pinned.IPC, specs.UTSNamespace: pinned.UTS,
+	} {
+		if path != "" {
+			out.Linux.Namespaces = append(out.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})
+		}
+	}
+	return out
+}
+
+// pausePid asks the keeper, which always knows.
+func (s *sandboxParts) pausePid(rec sandboxRecord) (int, error) {
+	kept, err := s.link.Get()
+	if err != nil {
+		return 0, err
+	}
+	listing, err := kept.List(context.Background())
+	if err != nil {
+		return 0, err
+	}
+	for _, row := range listing.Containers {
+		if row.ID == rec.Sandbox.ID && row.State == keeper.Running {
+			return row.Pid, nil
+		}
+	}
+	return 0, fmt.Errorf("the pause process of sandbox %s does not run: %w", rec.Sandbox.ID, runtimeservice.ErrState)
+}

@@ -1,0 +1,316 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
+	"github.com/skiff-node/skiff/runtimeservice/link"
+	"github.com/skiff-node/skiff/runtimeservice/namespace"
+	"github.com/skiff-node/skiff/runtimeservice/rootfs"
+)
+
+// Recover loads the records and makes them true: it takes over what lives, learns what ended, undoes what was begun
+// and sweeps what belongs to nobody. It is called once, before the first request.
+func (e *Engine) Recover(ctx context.Context) error {
+	kept, err := e.core.link.Open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.load(); err != nil {
+		return err
+	}
+	if err := e.reconcile(ctx, kept); err != nil {
+		return err
+	}
+	e.finish(ctx)
+	return e.retain(ctx)
+}
+
+// load reads the records. Those of an earlier boot stand for nothing any more: they are undone like torn ones, which
+// the sweep does by their ids.
+func (e *Engine) load() error {
+	c := e.core
+	if err := c.checkBoot(); err != nil {
+		return err
+	}
+	torn, err := c.boxes.Load()
+	if err != nil {
+		return err
+	}
+	more, err := c.units.Load()
+	if err != nil {
+		return err
+	}
+	maps.Copy(torn, more)
+	for id, err := range torn {
+		c.log.Warn("record discarded; what it stood for is swept", "id", id, "error", err)
+	}
+	for _, o := range c.units.All() {
+		if o.Record().Phase == lifecycle.Exited {
+			close(o.Ended)
+		}
+	}
+	return nil
+}
+
+// checkBoot deletes all records when the machine has been started anew since they were written.
+func (c *core) checkBoot() error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read the id of this boot: %w", err)
+	}
+	path := c.recordDir("boot")
+	last, err := os.ReadFile(path)
+	if err == nil && string(last) == string(boot) {
+		return nil
+	}
+	if err == nil {
+		c.log.Info("the machine was started anew: discarding all records of sandboxes and containers")
+		for _, kind := range []string{"sandboxes", "containers"} {
+			if err := rootfs.RemoveFlat(c.recordDir(kind)); err != nil {
+				return err
+			}
+			if err := os.MkdirAll(c.recordDir(kind), 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	return os.WriteFile(path, boot, 0o600)
+}
+
+// reconcile brings the containers to what the keeper knows of them.
+func (e *Engine) reconcile(ctx context.Context, kept link.Keeper) error {
+	listing, err := kept.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list the keeper's containers: %w", err)
+	}
+	rows := map[string]keeper.Container{}
+	for _, row := range listing.Containers {
+		rows[row.ID] = row
+	}
+	e.seen = listing.Seq
+	for _, o := range e.core.units.All() {
+		id := o.Record().Container.ID
+		row, known := rows[id]
+		delete(rows, id)
+		if err := e.adopt(ctx, o, row, known); err != nil {
+			return err
+		}
+	}
+	for id := range rows {
+		if o, err := e.core.boxes.Find(id); err == nil && o.Record().Pause {
+			continue
+		}
+		e.core.log.Warn("the keeper has a container without a record: ending it", "container", id)
+		if err := e.core.endProcess(ctx, id); err != nil {
+			return fmt.Errorf("end container %s, which has no record: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// adopt applies one row of the keeper's table, or its absence.
+func (e *Engine) adopt(ctx context.Context, o *container, row keeper.Container, known bool) error {
+	rec := o.Record()
+	if rec.Phase != lifecycle.Created && rec.Phase != lifecycle.Running {
+		return nil
+	}
+	switch {
+	case known && row.State == keeper.Created && rec.Phase == lifecycle.Created:
+		// Killed between create and start: the client does not know whether it started, so it did not.
+		return e.core.endProcess(ctx, rec.Container.ID)
+	case known && row.State == keeper.Running:
+		return e.containers.markStarted(o, row.Pid, row.StartedAt)
+	case known && row.Exit != nil:
+		reason, message := reasonOf(*row.Exit)
+		return errors.Join(e.containers.markStarted(o, row.Pid, row.StartedAt), e.containers.markEnded(o, *row.Exit, reason, message))
+	case !known && rec.Phase == lifecycle.Running:
+		exit := keeper.Exit{Code: 255, Unknown: true, At: now()}
+		reason, message := reasonOf(exit)
+		return e.containers.markEnded(o, exit, reason, message)
+	}
+	return nil
+}
+
+// finish undoes what was being made, and completes what was being removed. What cannot be finished now stays, for
+// the client to remove.
+func (e *Engine) finish(ctx context.Context) {
+	c := e.core
+	for _, o := range c.units.All() {
+		rec := o.Record()
+		_, orphan := c.boxes.Find(rec.Container.SandboxID)
+		if rec.Phase != lifecycle.Creating && rec.Phase != lifecycle.Removing && orphan == nil {
+			continue
+		}
+		if err := e.containers.finish(ctx, o); err != nil {
+			c.log.Warn("container is left half removed", "container", rec.Container.ID, "error", err)
+		}
+	}
+	for _, o := range c.boxes.All() {
+		rec := o.Record()
+		var err error
+		switch rec.Phase {
+		case lifecycle.Creating, lifecycle.Removing:
+			err = e.sandboxes.discard(ctx, o)
+		case lifecycle.Stopping:
+			err = e.sandboxes.stop(ctx, o)
+		}
+		if err != nil {
+			c.log.Warn("sandbox is left half removed", "sandbox", rec.Sandbox.ID, "error", err)
+		}
+	}
+}
+
+func (c *containers) finish(ctx context.Context, o *container) error {
+	if err := c.stop(ctx, o, 0); err != nil {
+		return err
+	}
+	return c.discard(ctx, o)
+}
+
+// retain gives back what belongs to no record: root file systems, addresses, namespaces, directories.
+func (e *Engine) retain(ctx context.Context) error {
+	c := e.core
+	var keys, ids []string
+	known := map[string]bool{}
+	for _, o := range c.units.All() {
+		rec := o.Record()
+		keys = append(keys, rec.Container.ID)
+		known[rec.Container.ID] = true
+		for n := range rec.Volumes {
+			keys = append(keys, volumeKey(rec.Container.ID, n))
+		}
+	}
+	for _, o := range c.boxes.All() {
+		rec := o.Record()
+		known[rec.Sandbox.ID] = true
+		if rec.Phase == lifecycle.Ready {
+			ids = append(ids, rec.Sandbox.ID)
+		}
+	}
+	if err := c.sweep(known); err != nil {
+		return err
+	}
+	if err := c.cfg.Images.Retain(ctx, keys); err != nil {
+		return fmt.Errorf("give back root file systems: %w", err)
+	}
+	if err := c.cfg.Network.Retain(ctx, ids); err != nil {
+		return fmt.Errorf("give back networks: %w", err)
+	}
+	return nil
+}
+
+// sweep removes the mounts and directories of unknown ids.
+func (c *core) sweep(known map[string]bool) error {
+	for _, parent := range []string{c.containerDir(""), c.sandboxDir("")} {
+		if err := rootfs.Sweep(parent, known); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(c.nsDir())
+	if err != nil {
+		return fmt.Errorf("look for leftovers: %w", err)
+	}
+	for _, entry := range entries {
+		id, kind, _ := strings.Cut(entry.Name(), "-")
+		if known[id] || (kind != "ipc" && kind != "uts") {
+			continue
+		}
+		if err := namespace.Unpin(filepath.Join(c.nsDir(), entry.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Run follows the keeper until ctx is done. When the connection breaks it connects anew, to a new keeper where
+// need be, and reconciles.
+func (e *Engine) Run(ctx context.Context) error {
+	wait := time.Duration(0)
+	for {
+		began := time.Now()
+		err := e.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if wait = min(wait*2+50*time.Millisecond, 5*time.Second); time.Since(began) > 10*time.Second {
+			wait = 0
+		}
+		e.core.log.Warn("lost the keeper", "error", err, "retry", wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		kept, err := e.core.link.Open(ctx)
+		if err == nil {
+			err = e.reconcile(ctx, kept)
+		}
+		if err != nil && ctx.Err() == nil {
+			e.core.log.Error("the keeper is not usable", "error", err)
+		}
+	}
+}
+
+// follow applies events as they come, from where reconcile has left off.
+func (e *Engine) follow(ctx context.Context) error {
+	kept, err := e.core.link.Get()
+	if err != nil {
+		return err
+	}
+	for event, err := range kept.Events(ctx, e.seen) {
+		if err != nil {
+			return err
+		}
+		e.seen = event.Seq
+		if err := e.apply(event); err != nil {
+			e.core.log.Warn("an event of the keeper could not be applied", "container", event.ID, "state", event.State, "error", err)
+		}
+	}
+	return errors.New("the keeper's events have ended")
+}
+
+func (e *Engine) apply(event keeper.Event) error {
+	o, err := e.core.units.Find(event.ID)
+	if err != nil {
+		return nil // a pause process, or a container that has been removed
+	}
+	switch {
+	case event.State == keeper.Running:
+		return e.containers.markStarted(o, event.Pid, event.At)
+	case event.State == keeper.Exited && event.Exit != nil && !o.Record().Container.StartedAt.IsZero():
+		reason, message := reasonOf(*event.Exit)
+		return e.containers.markEnded(o, *event.Exit, reason, message)
+	}
+	return nil
+}
+
+// Teardown stops and removes every sandbox, and ends the keeper. The network and the images are the caller's.
+func (e *Engine) Teardown(ctx context.Context) error {
+	boxes, err := e.sandboxes.ListSandboxes(ctx, runtimeservice.Filter{})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, b := range boxes {
+		errs = append(errs, e.sandboxes.RemoveSandbox(ctx, b.ID))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove all sandboxes: %w", err)
+	}
+	e.core.cgroups.RemoveEmpty(e.core.cfg.CgroupParent, "/")
+	kept, err := e.core.link.Get()
+	if err != nil {
+		return err
+	}
+	return kept.Shutdown(ctx)
+}

@@ -1,0 +1,189 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
+	"github.com/skiff-node/skiff/runtimeservice/link"
+	"github.com/skiff-node/skiff/runtimeservice/spec"
+)
+
+// launch has the keeper create and start the process. On error the keeper has nothing of it left.
+func (c *containers) launch(ctx context.Context, rec containerRecord, box sandboxRecord) (keeper.Started, error) {
+	id := rec.Container.ID
+	kept, err := c.link.Get()
+	if err != nil {
+		return keeper.Started{}, err
+	}
+	config, err := os.ReadFile(filepath.Join(c.containerDir(id), "config.json"))
+	if err != nil {
+		return keeper.Started{}, fmt.Errorf("read the specification: %w", err)
+	}
+	if rec.Container.LogPath != "" {
+		if err := os.MkdirAll(filepath.Dir(rec.Container.LogPath), 0o755); err != nil {
+			return keeper.Started{}, fmt.Errorf("make the log's directory: %w", err)
+		}
+	}
+	_, err = kept.Create(ctx, keeper.Create{
+		ID: id, Spec: config, Bundle: c.containerDir(id), Runtime: c.cfg.Handlers[box.Sandbox.Config.Handler],
+		LogPath: rec.Container.LogPath, Stdin: rec.Container.Config.Stdin, StdinOnce: rec.Container.Config.StdinOnce,
+		TTY: rec.Container.Config.TTY,
+	})
+	if err != nil {
+		return keeper.Started{}, err
+	}
+	started, err := kept.Start(ctx, id)
+	if err != nil {
+		return started, errors.Join(err, c.endProcess(context.WithoutCancel(ctx), id))
+	}
+	return started, nil
+}
+
+// endProcess makes the keeper forget a process, killing it where it lives. Ending what is gone succeeds.
+func (c *core) endProcess(ctx context.Context, id string) error {
+	kept, err := c.link.Get()
+	if err != nil {
+		return err
+	}
+	err = kept.Delete(ctx, id)
+	if errors.Is(err, keeper.ErrState) {
+		err = c.killAndDelete(ctx, kept, id)
+	}
+	if errors.Is(err, keeper.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func (c *core) killAndDelete(ctx context.Context, kept link.Keeper, id string) error {
+	target := keeper.Target{ID: id}
+	if err := kept.Kill(ctx, keeper.Kill{Target: target, Signal: 9, All: true}); err != nil && !errors.Is(err, keeper.ErrState) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, killPatience)
+	defer cancel()
+	if _, err := kept.Wait(ctx, target); err != nil {
+		return err
+	}
+	return kept.Delete(ctx, id)
+}
+
+// markStarted and markEnded take what the keeper says into the record. Both may be repeated, in any order.
+func (c *containers) markStarted(o *container, pid int, at time.Time) error {
+	first := false
+	err := c.units.Move(o, lifecycle.Started, func(r *containerRecord, before lifecycle.Phase) {
+		if r.Container.StartedAt.IsZero() {
+			r.Container.StartedAt = at.Round(0)
+		}
+		if r.Phase == lifecycle.Running {
+			r.Container.Pid = pid
+		}
+		first = before == lifecycle.Created
+	})
+	if err != nil || !first {
+		return err
+	}
+	rec := o.Record().Container
+	c.log.Info("container started", "container", rec.ID, "pid", pid)
+	c.notify(runtimeservice.EventStarted, rec.ID, rec.SandboxID)
+	return nil
+}
+
+func (c *containers) markEnded(o *container, exit keeper.Exit, reason, message string) error {
+	first := false
+	err := c.units.Move(o, lifecycle.Ended, func(r *containerRecord, before lifecycle.Phase) {
+		if first = r.Phase != before; !first {
+			return
+		}
+		r.Container.FinishedAt, r.Container.ExitCode, r.Container.Pid = exit.At.Round(0), exit.Code, 0
+		r.Container.Reason, r.Container.Message = reason, message
+	})
+	if err != nil || !first {
+		return err
+	}
+	close(o.Ended)
+	rec := o.Record().Container
+	c.log.Info("container ended", "container", rec.ID, "code", rec.ExitCode, "reason", reason)
+	c.notify(runtimeservice.EventStopped, rec.ID, rec.SandboxID)
+	return nil
+}
+
+// reasonOf names how a process ended, in the words CRI clients know.
+func reasonOf(e keeper.Exit) (reason, message string) {
+	switch {
+	case e.Unknown:
+		return runtimeservice.ReasonUnknown, "the container's end was not observed"
+	case e.OOMKilled:
+		return runtimeservice.ReasonOOMKilled, ""
+	case e.Code == 0:
+		return runtimeservice.ReasonCompleted, ""
+	}
+	return runtimeservice.ReasonError, ""
+}
+
+// UpdateContainer implements runtimeservice.Containers. The record changes only when the cgroup has.
+func (c *containers) UpdateContainer(ctx context.Context, id string, r runtimeservice.Resources) error {
+	o, err := c.units.Find(id)
+	if err != nil {
+		return err
+	}
+	if err := o.Enter(ctx); err != nil {
+		return err
+	}
+	defer o.Leave()
+	rec := o.Record()
+	limits, err := spec.Resources(r, c.host)
+	if err != nil {
+		return err
+	}
+	switch rec.Phase {
+	case lifecycle.Running:
+		text, err := json.Marshal(limits)
+		if err != nil {
+			return fmt.Errorf("encode resources: %w", err)
+		}
+		kept, err := c.link.Get()
+		if err != nil {
+			return err
+		}
+		if err := kept.Update(ctx, keeper.Update{ID: rec.Container.ID, Resources: text}); err != nil {
+			return err
+		}
+	case lifecycle.Created:
+		if err := c.parts.respec(rec, limits); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("container %s is %s: %w", rec.Container.ID, rec.Phase, runtimeservice.ErrState)
+	}
+	return c.units.Change(o, func(rec *containerRecord) error {
+		rec.Container.Config.Resources = spec.Merge(rec.Container.Config.Resources, r)
+		return nil
+	})
+}
+
+// ReopenLog implements runtimeservice.Containers. A container that does not run has nothing to write: the call is
+// refused, and no file appears.
+func (c *containers) ReopenLog(ctx context.Context, id string) error {
+	o, err := c.units.Find(id)
+	if err != nil {
+		return err
+	}
+	rec := o.Record()
+	if rec.Phase != lifecycle.Running {
+		return fmt.Errorf("container %s is %s: %w", rec.Container.ID, rec.Phase, runtimeservice.ErrState)
+	}
+	kept, err := c.link.Get()
+	if err != nil {
+		return err
+	}
+	return kept.ReopenLog(ctx, rec.Container.ID)
+}

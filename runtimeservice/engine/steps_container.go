@@ -1,0 +1,235 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/podfiles"
+	"github.com/skiff-node/skiff/runtimeservice/rootfs"
+	"github.com/skiff-node/skiff/runtimeservice/spec"
+	"github.com/skiff-node/skiff/runtimeservice/steps"
+)
+
+// containerParts makes and undoes what a container consists of.
+type containerParts struct {
+	*core
+	sandboxes *sandboxParts
+}
+
+// steps is what a container consists of, with undos only: they need nothing but the record.
+func (c *containerParts) steps(o *container) []steps.Step {
+	rec := o.Record()
+	id := rec.Container.ID
+	dir := c.containerDir(id)
+	list := []steps.Step{
+		{Name: "make the directory", Undo: func(context.Context) error { return rootfs.RemoveFlat(dir) }},
+		{Name: "prepare the root file system", Undo: func(ctx context.Context) error { return c.cfg.Images.Release(ctx, id) }},
+		{Name: "mount the root file system", Undo: func(context.Context) error { return rootfs.Unmount(filepath.Join(dir, "rootfs")) }},
+	}
+	for n := range rec.Volumes {
+		list = append(list, steps.Step{Name: "mount image volume " + strconv.Itoa(n), Undo: func(ctx context.Context) error {
+			if err := rootfs.Unmount(volumeDir(dir, n)); err != nil {
+				return err
+			}
+			return c.cfg.Images.Release(ctx, volumeKey(id, n))
+		}})
+	}
+	return append(list,
+		steps.Step{Name: "write the specification"},
+		steps.Step{Name: "run the process", Undo: func(ctx context.Context) error {
+			if err := c.endProcess(ctx, id); err != nil {
+				return err
+			}
+			return c.cgroups.Remove(rec.Cgroup)
+		}},
+	)
+}
+
+// makeSteps are the same steps with what they do, up to the process.
+func (c *containerParts) makeSteps(o *container, box sandboxRecord, image imageservice.Image) []steps.Step {
+	rec := o.Record()
+	id, dir := rec.Container.ID, c.containerDir(rec.Container.ID)
+	var mounts []imageservice.Mount
+	list := c.steps(o)
+	list[0].Do = func(context.Context) error { return os.Mkdir(dir, 0o711) }
+	list[1].Do = func(ctx context.Context) (err error) {
+		mounts, err = c.cfg.Images.Prepare(ctx, id, image.ID)
+		return err
+	}
+	list[2].Do = func(context.Context) error { return rootfs.Mount(mounts, filepath.Join(dir, "rootfs")) }
+	for n, image := range imageVolumes(rec.Container.Config) {
+		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, id, n, image.Image.Ref) }
+	}
+	list[len(list)-2].Do = func(context.Context) error { return c.writeSpec(o, box, image) }
+	return list[:len(list)-1]
+}
+
+func imageVolumes(config runtimeservice.ContainerConfig) []runtimeservice.Mount {
+	var out []runtimeservice.Mount
+	for _, m := range config.Mounts {
+		if m.Image != nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func volumeDir(dir string, n int) string { return filepath.Join(dir, "volume-"+strconv.Itoa(n)) }
+func volumeKey(id string, n int) string  { return id + "-volume-" + strconv.Itoa(n) }
+
+func (c *containerParts) mountVolume(ctx context.Context, id string, n int, ref string) error {
+	image, err := c.cfg.Images.Get(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("%w: %w", runtimeservice.ErrImageVolume, err)
+	}
+	mounts, err := c.cfg.Images.View(ctx, volumeKey(id, n), image.ID)
+	if err != nil {
+		return fmt.Errorf("%w: %w", runtimeservice.ErrImageVolume, err)
+	}
+	return rootfs.Mount(mounts, volumeDir(c.containerDir(id), n))
+}
+
+// writeSpec looks up what the specification needs and writes it beside the root file system.
+func (c *containerParts) writeSpec(o *container, box sandboxRecord, image imageservice.Image) error {
+	rec := o.Record()
+	dir := c.containerDir(rec.Container.ID)
+	root := filepath.Join(dir, "rootfs")
+	config := rec.Container.Config
+	user, err := spec.ResolveUser(config.Security, image.Config.User, func(path string) (io.ReadCloser, error) {
+		return rootfs.Open(root, path)
+	})
+	if err != nil {
+		return err
+	}
+	in := spec.Input{
+		ID: rec.Container.ID, Config: config, Sandbox: box.Sandbox.Config, Image: image.Config, User: user,
+		Host: c.host, Rootfs: root, Cgroup: rec.Cgroup, Files: c.files(box),
+	}
+	in.Sandbox.Hostname = podfiles.Hostname(box.Sandbox.Config)
+	if in.Joins, err = c.joins(box, config); err != nil {
+		return err
+	}
+	if in.Volumes, err = spec.Volumes(config, func(n int) string { return volumeDir(dir, n) }); err != nil {
+		return err
+	}
+	if in.Devices, err = spec.Devices(config); err != nil {
+		return err
+	}
+	if in.Profiles, err = spec.LoadProfiles(config.Security, c.cfg.SeccompDir); err != nil {
+		return err
+	}
+	built, err := spec.Build(in)
+	if err != nil {
+		return err
+	}
+	o.Set(func(r *containerRecord) { r.Container.User = user })
+	return c.writeConfig(rec.Container.ID, built)
+}
+
+func (c *containerParts) writeConfig(id string, s *specs.Spec) error {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode the specification: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(c.containerDir(id), "config.json"), text, 0o600); err != nil {
+		return err
+	}
+	// An exec needs the process only, which is short; the rest is mostly the seccomp profile.
+	process, err := json.Marshal(s.Process)
+	if err != nil {
+		return fmt.Errorf("encode the process: %w", err)
+	}
+	return os.WriteFile(c.processFile(id), process, 0o600)
+}
+
+// readProcess reads back what writeConfig wrote for execs.
+func (c *core) readProcess(id string) (*specs.Process, error) {
+	text, err := os.ReadFile(c.processFile(id))
+	if err != nil {
+		return nil, fmt.Errorf("read the process of container %s: %w", id, err)
+	}
+	out := &specs.Process{}
+	if err := json.Unmarshal(text, out); err != nil {
+		return nil, fmt.Errorf("read the process of container %s: %w", id, err)
+	}
+	return out, nil
+}
+
+func (c *core) processFile(id string) string {
+	return filepath.Join(c.containerDir(id), "process.json")
+}
+
+func (c *core) readConfig(id string) (*specs.Spec, error) {
+	text, err := os.ReadFile(filepath.Join(c.containerDir(id), "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read the specification of container %s: %w", id, err)
+	}
+	s := &specs.Spec{}
+	if err := json.Unmarshal(text, s); err != nil {
+		return nil, fmt.Errorf("read the specification of container %s: %w", id, err)
+	}
+	return s, nil
+}
+
+// respec gives a container that has not been started other limits.
+func (c *containerParts) respec(rec containerRecord, limits *specs.LinuxResources) error {
+	s, err := c.readConfig(rec.Container.ID)
+	if err != nil {
+		return err
+	}
+	limits.Devices = s.Linux.Resources.Devices
+	s.Linux.Resources = limits
+	return c.writeConfig(rec.Container.ID, s)
+}
+
+// files are the sandbox's files; its shared memory is the host's with the host's IPC namespace.
+func (c *containerParts) files(box sandboxRecord) spec.Files {
+	dir := c.sandboxDir(box.Sandbox.ID)
+	out := spec.Files{
+		ResolvConf: filepath.Join(dir, "resolv.conf"), Hostname: filepath.Join(dir, "hostname"),
+		Hosts: filepath.Join(dir, "hosts"), Shm: filepath.Join(dir, "shm"),
+	}
+	if box.Sandbox.Config.Security.Namespaces.IPC == runtimeservice.NamespaceNode {
+		out.Shm = "/dev/shm"
+	}
+	return out
+}
+
+// joins are the namespaces of the sandbox; the PID namespace may be another container's.
+func (c *containerParts) joins(box sandboxRecord, config runtimeservice.ContainerConfig) (spec.Joins, error) {
+	pinned := c.sandboxes.pinned(box)
+	out := spec.Joins{Network: box.Sandbox.NetNS, IPC: pinned.IPC, UTS: pinned.UTS}
+	holder := ""
+	switch config.Security.Namespaces.PID {
+	case runtimeservice.NamespacePod:
+		if !box.Pause {
+			return out, fmt.Errorf("%w: namespace_options.pid: the container wants the pod's PID namespace, but the sandbox was made without one", runtimeservice.ErrInvalid)
+		}
+		pid, err := c.sandboxes.pausePid(box)
+		out.PID = fmt.Sprintf("/proc/%d/ns/pid", pid)
+		return out, err
+	case runtimeservice.NamespaceTarget:
+		holder = config.Security.Namespaces.TargetID
+	default:
+		return out, nil
+	}
+	o, err := c.units.Find(holder)
+	if err != nil {
+		return out, fmt.Errorf("target of the PID namespace: %w", err)
+	}
+	target := o.Record()
+	if target.Container.SandboxID != box.Sandbox.ID || target.Container.Pid == 0 {
+		return out, fmt.Errorf("%w: namespace_options.target_id: container %s does not run in this sandbox", runtimeservice.ErrInvalid, holder)
+	}
+	out.PID = fmt.Sprintf("/proc/%d/ns/pid", target.Container.Pid)
+	return out, nil
+}
