@@ -1,0 +1,220 @@
+package pod
+
+import (
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	// killedCode is reported when the real exit code cannot be known.
+	killedCode    = 137
+	reasonUnknown = "ContainerStatusUnknown"
+	lostMessage   = "The container could not be located when the pod was terminated"
+)
+
+// containers makes the statuses of one list of containers, in the order of the spec.
+func (s *stater) containers(specs []v1.Container, old []v1.ContainerStatus, init bool) []v1.ContainerStatus {
+	before := map[string]*v1.ContainerStatus{}
+	for i := range old {
+		before[old[i].Name] = &old[i]
+	}
+	var list []v1.ContainerStatus
+	for i := range specs {
+		c := &specs[i]
+		st := s.container(c, before[c.Name])
+		if !s.settledInit(c, &st, init) {
+			s.hold(c, &st)
+		}
+		s.readiness(c, &st, init)
+		list = append(list, st)
+	}
+	return list
+}
+
+// container makes the status of one container from its two newest instances, or from the last status when the runtime
+// knows none.
+func (s *stater) container(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
+	var history []*Container
+	for i := range s.o.Containers {
+		if s.o.Containers[i].Name == c.Name {
+			history = append(history, &s.o.Containers[i])
+		}
+	}
+	if len(history) == 0 {
+		return s.vanished(c, old)
+	}
+	st := s.convert(c, history[0], old)
+	st.VolumeMounts = volumeMounts(c)
+	if len(history) > 1 {
+		st.LastTerminationState = s.convert(c, history[1], nil).State
+		st.LastTerminationState.Running, st.LastTerminationState.Waiting = nil, nil
+		return st
+	}
+	if old != nil && old.ContainerID != st.ContainerID && old.State.Terminated != nil {
+		st.LastTerminationState = v1.ContainerState{Terminated: old.State.Terminated}
+	} else if old != nil {
+		st.LastTerminationState = old.LastTerminationState
+	}
+	return st
+}
+
+// vanished is the status of a container that the runtime does not know: not yet created, or removed.
+func (s *stater) vanished(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
+	if old != nil && old.State.Terminated != nil {
+		return *old.DeepCopy()
+	}
+	reason := "ContainerCreating"
+	if len(s.d.Pod.Spec.InitContainers) > 0 {
+		reason = "PodInitializing"
+	}
+	st := v1.ContainerStatus{Name: c.Name, Image: c.Image, VolumeMounts: volumeMounts(c),
+		State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reason}}}
+	if old == nil {
+		return st
+	}
+	st.RestartCount, st.LastTerminationState = old.RestartCount, old.LastTerminationState
+	if old.State.Running == nil {
+		return st
+	}
+	if st.LastTerminationState.Terminated == nil {
+		st.LastTerminationState.Terminated = &v1.ContainerStateTerminated{Reason: reasonUnknown, ExitCode: killedCode,
+			Message: "The container could not be located when the pod was deleted.  The container used to be Running"}
+		if s.d.Pod.DeletionTimestamp == nil {
+			st.RestartCount++
+		}
+	}
+	return st
+}
+
+func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStatus) v1.ContainerStatus {
+	id := s.f.Runtime + "://" + c.ID
+	st := v1.ContainerStatus{Name: c.Name, RestartCount: int32(c.Restarts), Image: c.Image, ImageID: c.ImageID, ContainerID: id,
+		User: c.User, Resources: spec.Resources.DeepCopy(), AllocatedResources: spec.Resources.Requests}
+	if old != nil && old.RestartCount > st.RestartCount {
+		st.RestartCount = old.RestartCount
+	}
+	switch c.State {
+	case Running:
+		st.State.Running = &v1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt)}
+	case Exited:
+		st.State.Terminated = &v1.ContainerStateTerminated{ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
+			StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt), ContainerID: id}
+	case Unknown:
+		if old != nil && old.State.Running != nil {
+			st.State.Terminated = &v1.ContainerStateTerminated{Reason: reasonUnknown, Message: lostMessage, ExitCode: killedCode}
+			st.RestartCount = old.RestartCount + 1
+			break
+		}
+		fallthrough
+	default:
+		st.State.Waiting = &v1.ContainerStateWaiting{}
+	}
+	return st
+}
+
+// settledInit handles init containers that are never started again: the finished ones, and those which the runtime has
+// forgotten although main containers exist.
+func (s *stater) settledInit(c *v1.Container, st *v1.ContainerStatus, init bool) bool {
+	if !init {
+		return false
+	}
+	last := s.o.newest(c.Name)
+	if last != nil && last.State == Exited && last.ExitCode == 0 && !Sidecar(c) {
+		return true
+	}
+	if last == nil && !Sidecar(c) && st.State.Waiting != nil && mainCreated(s.d.Pod, s.o) {
+		st.State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "Completed",
+			Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"}}
+		return true
+	}
+	return false
+}
+
+// hold shows the reason why a container that should run does not.
+func (s *stater) hold(c *v1.Container, st *v1.ContainerStatus) {
+	fault, ok := s.a.Waiting[c.Name]
+	if !ok || s.d.End != nil || !wantsStart(s.d.Pod, c, s.o) {
+		return
+	}
+	if st.State.Terminated != nil {
+		st.LastTerminationState = st.State
+	}
+	st.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: fault.Reason, Message: fault.Message}}
+}
+
+// readiness fills in Started and Ready from the probes' verdicts.
+func (s *stater) readiness(c *v1.Container, st *v1.ContainerStatus, init bool) {
+	started := false
+	st.Started = &started
+	if init && !Sidecar(c) {
+		st.Ready = st.State.Terminated != nil && st.State.Terminated.ExitCode == 0
+		started = st.State.Running != nil
+		return
+	}
+	st.Ready = false
+	last := s.o.newest(c.Name)
+	if st.State.Running == nil || last == nil {
+		return
+	}
+	probes := s.o.Probes[last.ID]
+	started = c.StartupProbe == nil || probes.Startup == Success
+	st.Ready = started && (c.ReadinessProbe == nil || probes.Readiness == Success)
+}
+
+// terminateUnknown makes every container of a pod that is over terminated: for those that cannot be found, the worst is
+// assumed.
+func (s *stater) terminateUnknown(st *v1.PodStatus) {
+	lost := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: reasonUnknown, Message: lostMessage, ExitCode: killedCode}}
+	if s.wasInitialised(st) {
+		for i := range st.ContainerStatuses {
+			if st.ContainerStatuses[i].State.Terminated == nil {
+				st.ContainerStatuses[i].State = lost
+			}
+		}
+	}
+	seen := len(st.InitContainerStatuses)
+	for seen > 0 && st.InitContainerStatuses[seen-1].LastTerminationState.Terminated == nil &&
+		st.InitContainerStatuses[seen-1].State.Waiting != nil {
+		seen--
+	}
+	for i := range st.InitContainerStatuses[:seen] {
+		if st.InitContainerStatuses[i].State.Terminated == nil {
+			st.InitContainerStatuses[i].State = lost
+		}
+	}
+}
+
+// wasInitialised tells whether a main container could have run.
+func (s *stater) wasInitialised(st *v1.PodStatus) bool {
+	if len(s.d.Pod.Spec.InitContainers) == 0 {
+		return true
+	}
+	for i := range st.ContainerStatuses {
+		c := &st.ContainerStatuses[i]
+		if c.LastTerminationState.Terminated != nil || c.State.Waiting == nil {
+			return true
+		}
+	}
+	last := &st.InitContainerStatuses[len(st.InitContainerStatuses)-1]
+	if Sidecar(&s.d.Pod.Spec.InitContainers[len(st.InitContainerStatuses)-1]) {
+		return last.State.Running != nil && last.Started != nil && *last.Started
+	}
+	exit := lastExit(last)
+	return exit != nil && exit.ExitCode == 0
+}
+
+func volumeMounts(c *v1.Container) []v1.VolumeMountStatus {
+	var list []v1.VolumeMountStatus
+	for _, m := range c.VolumeMounts {
+		st := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := v1.RecursiveReadOnlyDisabled
+			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
+				mode = v1.RecursiveReadOnlyEnabled
+			}
+			st.RecursiveReadOnly = &mode
+		}
+		list = append(list, st)
+	}
+	return list
+}

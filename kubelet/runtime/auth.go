@@ -1,0 +1,106 @@
+package runtime
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// login is one entry of a docker configuration.
+type login struct {
+	Username, Password, Auth, IdentityToken string
+}
+
+// credentials lists what to try for an image: the pod's pull secrets whose registry fits, the most specific first, or
+// nothing at all (the runtime's own configuration may still have some).
+func (r *Runtime) credentials(ctx context.Context, p *v1.Pod, image string) []*cri.AuthConfig {
+	var list []*cri.AuthConfig
+	for _, ref := range p.Spec.ImagePullSecrets {
+		secret, err := r.cfg.Objects.Secret(ctx, p.Namespace, ref.Name)
+		if err != nil {
+			r.cfg.Events.Warning(p, "", "FailedToRetrieveImagePullSecret",
+				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name)
+			continue
+		}
+		list = append(list, fitting(logins(secret), image)...)
+	}
+	if len(list) == 0 {
+		list = append(list, nil)
+	}
+	return list
+}
+
+// logins reads both kinds of pull secret.
+func logins(secret *v1.Secret) map[string]login {
+	var file struct {
+		Auths map[string]login `json:"auths"`
+	}
+	if raw, ok := secret.Data[v1.DockerConfigJsonKey]; ok && json.Unmarshal(raw, &file) == nil {
+		return file.Auths
+	}
+	var old map[string]login
+	if raw, ok := secret.Data[v1.DockerConfigKey]; ok && json.Unmarshal(raw, &old) == nil {
+		return old
+	}
+	return nil
+}
+
+// fitting picks the logins for the image's registry and path, the longest key first.
+func fitting(all map[string]login, image string) []*cri.AuthConfig {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return nil
+	}
+	var keys []string
+	for key := range all {
+		if fits(key, named.Name()) {
+			keys = append(keys, key)
+		}
+	}
+	sort.Slice(keys, func(i, j int) bool {
+		if len(keys[i]) != len(keys[j]) {
+			return len(keys[i]) > len(keys[j])
+		}
+		return keys[i] < keys[j]
+	})
+	var list []*cri.AuthConfig
+	for _, key := range keys {
+		list = append(list, all[key].config(key))
+	}
+	return list
+}
+
+// fits tells whether a key of a docker configuration (https://host/v1/, host, *.host, host/path) covers the repository.
+func fits(key, repository string) bool {
+	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
+	key = strings.TrimSuffix(key, "/")
+	key = strings.TrimSuffix(strings.TrimSuffix(key, "/v1"), "/v2")
+	if key == "index.docker.io" {
+		key = "docker.io"
+	}
+	keyHost, keyPath, _ := strings.Cut(key, "/")
+	host, repo, _ := strings.Cut(repository, "/")
+	if strings.Count(keyHost, ".") != strings.Count(host, ".") {
+		return false
+	}
+	if ok, err := path.Match(keyHost, host); err != nil || !ok {
+		return false
+	}
+	return keyPath == "" || repo == keyPath || strings.HasPrefix(repo, strings.TrimSuffix(keyPath, "/")+"/")
+}
+
+func (l login) config(server string) *cri.AuthConfig {
+	if l.Username == "" && l.Auth != "" {
+		if raw, err := base64.StdEncoding.DecodeString(l.Auth); err == nil {
+			l.Username, l.Password, _ = strings.Cut(string(raw), ":")
+		}
+	}
+	return &cri.AuthConfig{Username: l.Username, Password: l.Password, IdentityToken: l.IdentityToken, ServerAddress: server}
+}

@@ -1,0 +1,105 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ensureImage finds the container's image, or pulls it if the pull policy says so. Its error is a *Fault.
+func (r *Runtime) ensureImage(ctx context.Context, p *v1.Pod, c *v1.Container, sandbox *cri.PodSandboxConfig) (*cri.Image, error) {
+	name, err := withTag(c.Image)
+	if err != nil {
+		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)
+		r.cfg.Events.Warning(p, c.Name, "InspectFailed", "%s", msg)
+		return nil, &Fault{Reason: ErrInvalidImageName, Message: msg}
+	}
+	image := &cri.ImageSpec{Image: name, Annotations: p.Annotations}
+	if c.ImagePullPolicy != v1.PullAlways {
+		found, err := r.findImage(ctx, image)
+		if err != nil {
+			msg := fmt.Sprintf("Failed to inspect image %q: %s", c.Image, message(err))
+			r.cfg.Events.Warning(p, c.Name, "InspectFailed", "%s", msg)
+			return nil, &Fault{Reason: ErrImageInspect, Message: msg}
+		}
+		if found != nil {
+			r.cfg.Events.Normal(p, c.Name, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+			return found, nil
+		}
+	}
+	if c.ImagePullPolicy == v1.PullNever {
+		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+		r.cfg.Events.Warning(p, c.Name, ErrImageNeverPull, "%s", msg)
+		return nil, &Fault{Reason: ErrImageNeverPull, Message: msg}
+	}
+	return r.pull(ctx, p, c, image, sandbox)
+}
+
+// withTag adds the tag latest to an image that has neither tag nor digest.
+func withTag(image string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", fmt.Errorf("couldn't parse image name %q: %w", image, err)
+	}
+	if reference.IsNameOnly(named) {
+		return image + ":latest", nil
+	}
+	return image, nil
+}
+
+// findImage returns nil when the runtime does not have the image.
+func (r *Runtime) findImage(ctx context.Context, image *cri.ImageSpec) (*cri.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	resp, err := r.images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: image})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Image, nil
+}
+
+// pull pulls the image with each fitting credential until one works, with none when there is none. At most
+// Config.ParallelPulls run at once.
+func (r *Runtime) pull(ctx context.Context, p *v1.Pod, c *v1.Container, image *cri.ImageSpec, sandbox *cri.PodSandboxConfig) (*cri.Image, error) {
+	auths := r.credentials(ctx, p, image.Image)
+	began := time.Now()
+	r.cfg.Events.Normal(p, c.Name, "Pulling", "Pulling image %q", c.Image)
+	select {
+	case r.pulls <- struct{}{}:
+		defer func() { <-r.pulls }()
+	case <-ctx.Done():
+		return nil, &Fault{Reason: ErrImagePull, Message: ctx.Err().Error()}
+	}
+	waited := time.Since(began)
+	var errs []error
+	for _, auth := range auths {
+		resp, err := r.images.PullImage(ctx, &cri.PullImageRequest{Image: image, Auth: auth, SandboxConfig: sandbox})
+		if err != nil {
+			errs = append(errs, errors.New(message(err)))
+			continue
+		}
+		return r.pulled(ctx, p, c, resp.ImageRef, [2]time.Duration{time.Since(began) - waited, time.Since(began)})
+	}
+	msg := fmt.Sprintf("failed to pull image %q: %v", c.Image, errors.Join(errs...))
+	r.cfg.Events.Warning(p, c.Name, "Failed", "Failed to pull image %q: %v", c.Image, errors.Join(errs...))
+	return nil, &Fault{Reason: ErrImagePull, Message: msg}
+}
+
+// pulled reports the pull, which took took[0], with waiting took[1].
+func (r *Runtime) pulled(ctx context.Context, p *v1.Pod, c *v1.Container, ref string, took [2]time.Duration) (*cri.Image, error) {
+	found, err := r.findImage(ctx, &cri.ImageSpec{Image: ref})
+	if err == nil && found == nil {
+		err = fmt.Errorf("image %q is gone right after it was pulled", c.Image)
+	}
+	if err != nil {
+		return nil, &Fault{Reason: ErrImageInspect, Message: message(err)}
+	}
+	r.cfg.Events.Normal(p, c.Name, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", c.Image,
+		took[0].Truncate(time.Millisecond), took[1].Truncate(time.Millisecond), found.Size)
+	return found, nil
+}

@@ -1,0 +1,114 @@
+package spec
+
+import (
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+)
+
+const (
+	minShares   = 2
+	maxShares   = 262144
+	sharesPer   = 1024 // CPU shares of one CPU
+	quotaPeriod = 100_000
+	minQuota    = 1_000
+	milliCPU    = 1000
+)
+
+// shares translates a CPU request in milli-CPUs.
+func shares(milli int64) int64 {
+	if milli == 0 {
+		return minShares
+	}
+	return min(max(milli*sharesPer/milliCPU, minShares), maxShares)
+}
+
+// linuxResources translates requests and limits. A missing CPU request is taken from the limit.
+func linuxResources(n *Node, requests, limits v1.ResourceList) *cri.LinuxContainerResources {
+	r := &cri.LinuxContainerResources{CpuPeriod: quotaPeriod, MemoryLimitInBytes: limits.Memory().Value()}
+	cpu := limits.Cpu().MilliValue()
+	r.CpuShares = shares(cpu)
+	if request, ok := requests[v1.ResourceCPU]; ok {
+		r.CpuShares = shares(request.MilliValue())
+	}
+	if n.CPUCFSQuota && cpu > 0 {
+		r.CpuQuota = max(cpu*quotaPeriod/milliCPU, minQuota)
+	}
+	return r
+}
+
+// containerResources are a container's limits. Where it has none, those of the pod as a whole bound it.
+func containerResources(n *Node, p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources {
+	limits := v1.ResourceList{}
+	for name, q := range c.Resources.Limits {
+		limits[name] = q
+	}
+	if whole := p.Spec.Resources; whole != nil {
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			own := limits[name]
+			if q, ok := whole.Limits[name]; ok && own.IsZero() {
+				limits[name] = q
+			}
+		}
+	}
+	r := linuxResources(n, c.Resources.Requests, limits)
+	r.OomScoreAdj = oomScore(n, p, c)
+	r.HugepageLimits = hugepages(c.Resources.Limits)
+	return r
+}
+
+// Scores by quality of service: what is guaranteed goes last, what asked for nothing goes first.
+const (
+	guaranteedScore = -997
+	bestEffortScore = 1000
+	criticalFrom    = 2_000_000_000 // priority of system-cluster-critical
+)
+
+func oomScore(n *Node, p *v1.Pod, c *v1.Container) int64 {
+	if p.Spec.Priority != nil && *p.Spec.Priority >= criticalFrom {
+		return guaranteedScore
+	}
+	switch pod.QOS(p) {
+	case v1.PodQOSGuaranteed:
+		return guaranteedScore
+	case v1.PodQOSBestEffort:
+		return bestEffortScore
+	}
+	request := c.Resources.Requests.Memory().Value()
+	score := int64(bestEffortScore)
+	if n.Memory > 0 {
+		score -= bestEffortScore * request / n.Memory
+	}
+	return min(max(score, bestEffortScore+guaranteedScore), bestEffortScore-1)
+}
+
+// hugepages lists the limits of each page size; runtimes name sizes 2MB and 1GB.
+func hugepages(limits v1.ResourceList) []*cri.HugepageLimit {
+	var list []*cri.HugepageLimit
+	for name, q := range limits {
+		size, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+		if !ok {
+			continue
+		}
+		bytes, err := resource.ParseQuantity(size)
+		if err != nil {
+			continue // not a size: not a resource that validation lets through
+		}
+		list = append(list, &cri.HugepageLimit{PageSize: pageSize(bytes.Value()), Limit: uint64(q.Value())})
+	}
+	return list
+}
+
+func pageSize(bytes int64) string {
+	units := []string{"B", "KB", "MB", "GB"}
+	i := 0
+	for bytes >= 1024 && bytes%1024 == 0 && i < len(units)-1 {
+		bytes, i = bytes/1024, i+1
+	}
+	q := resource.NewQuantity(bytes, resource.DecimalSI)
+	return q.String() + units[i]
+}

@@ -1,0 +1,107 @@
+package spec
+
+import (
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func uid(s string) types.UID { return types.UID(s) }
+
+// Sandbox is the configuration of the pod's sandbox. cgroupParent is the pod's cgroup, resolv the content of the host's
+// resolver configuration.
+func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*cri.PodSandboxConfig, error) {
+	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
+		return nil, fmt.Errorf("spec.hostUsers: false needs a user namespace, which this kubelet does not make yet")
+	}
+	config := &cri.PodSandboxConfig{
+		Metadata:     &cri.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: attempt},
+		LogDirectory: PodLogDir(n.LogsDir, p),
+		DnsConfig:    DNS(n, p, resolv),
+		Labels:       podLabels(p),
+		Annotations:  p.Annotations,
+		PortMappings: portMappings(p),
+	}
+	if !p.Spec.HostNetwork {
+		host, domain := Hostname(p, n.ClusterDomain)
+		if fqdn := p.Spec.SetHostnameAsFQDN; fqdn != nil && *fqdn && domain != "" {
+			host += "." + domain
+			if len(host) > 64 {
+				return nil, fmt.Errorf("spec.setHostnameAsFQDN: host name %q is longer than the 64 bytes the kernel takes", host)
+			}
+		}
+		config.Hostname = host
+	}
+	security, err := sandboxSecurity(p)
+	if err != nil {
+		return nil, err
+	}
+	config.Linux = &cri.LinuxPodSandboxConfig{CgroupParent: cgroupParent, SecurityContext: security, Sysctls: map[string]string{}}
+	if sc := p.Spec.SecurityContext; sc != nil {
+		for _, s := range sc.Sysctls {
+			config.Linux.Sysctls[s.Name] = s.Value
+		}
+	}
+	options := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
+	config.Linux.Resources = linuxResources(n, resourcehelper.PodRequests(p, options), resourcehelper.PodLimits(p, options))
+	config.Linux.Overhead = &cri.LinuxContainerResources{}
+	if p.Spec.Overhead != nil {
+		config.Linux.Overhead = linuxResources(n, p.Spec.Overhead, p.Spec.Overhead)
+	}
+	return config, nil
+}
+
+func sandboxSecurity(p *v1.Pod) (*cri.LinuxSandboxSecurityContext, error) {
+	security := &cri.LinuxSandboxSecurityContext{
+		NamespaceOptions: namespaces(p),
+		Privileged:       anyPrivileged(p),
+		Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
+	}
+	sc := p.Spec.SecurityContext
+	if sc == nil {
+		return security, nil
+	}
+	security.RunAsUser, security.RunAsGroup = int64Value(sc.RunAsUser), int64Value(sc.RunAsGroup)
+	security.SelinuxOptions = selinux(sc.SELinuxOptions)
+	var err error
+	security.SupplementalGroups, security.SupplementalGroupsPolicy, err = groups(sc)
+	return security, err
+}
+
+func anyPrivileged(p *v1.Pod) bool {
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range list {
+			if c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// portMappings lists the ports that the containers (sidecars included) ask to have on the host.
+func portMappings(p *v1.Pod) []*cri.PortMapping {
+	var list []*cri.PortMapping
+	for _, containers := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range containers {
+			for _, port := range c.Ports {
+				list = append(list, &cri.PortMapping{Protocol: protocol(port.Protocol), HostIp: port.HostIP,
+					HostPort: port.HostPort, ContainerPort: port.ContainerPort})
+			}
+		}
+	}
+	return list
+}
+
+func protocol(p v1.Protocol) cri.Protocol {
+	switch p {
+	case v1.ProtocolUDP:
+		return cri.Protocol_UDP
+	case v1.ProtocolSCTP:
+		return cri.Protocol_SCTP
+	}
+	return cri.Protocol_TCP
+}

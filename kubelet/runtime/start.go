@@ -1,0 +1,228 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	v1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+)
+
+// Fault is why a container could not be started. Reason is what the pod's status shows.
+type Fault struct {
+	Reason, Message string
+	// Started holds the container's ID when it was started and has to be stopped again: its postStart hook failed.
+	Started string
+}
+
+func (f *Fault) Error() string { return f.Reason + ": " + f.Message }
+
+// Reasons of faults.
+const (
+	ErrImagePull        = "ErrImagePull"
+	ErrImageNeverPull   = "ErrImageNeverPull"
+	ErrImageInspect     = "ImageInspectError"
+	ErrInvalidImageName = "InvalidImageName"
+	ErrConfig           = "CreateContainerConfigError"
+	ErrCreate           = "CreateContainerError"
+	ErrRun              = "RunContainerError"
+	ErrPostStart        = "PostStartHookError"
+)
+
+// Request asks to start one container.
+type Request struct {
+	Pod   *v1.Pod
+	Start pod.ContainerStart
+	// Sandbox it goes into: its ID, attempt, cgroup and addresses.
+	SandboxID    string
+	Attempt      uint32
+	CgroupParent string
+	IPs          []string
+	// Volumes by name: where each is on the host.
+	Volumes map[string]string
+}
+
+// StartContainer gets the image, creates and starts the container, and runs its postStart hook. It returns a *Fault when
+// any of it fails.
+func (r *Runtime) StartContainer(ctx context.Context, req *Request) error {
+	p, c := req.Pod, req.Start.Spec
+	fail := func(reason string, err error) error {
+		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", message(err))
+		return &Fault{Reason: reason, Message: message(err)}
+	}
+	sandbox, err := r.sandboxConfig(p, req.Attempt, req.CgroupParent)
+	if err != nil {
+		return fail(ErrConfig, err)
+	}
+	image, err := r.ensureImage(ctx, p, c, sandbox)
+	if err != nil {
+		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", err.(*Fault).Reason)
+		return err
+	}
+	config, err := r.config(ctx, req, image)
+	if err != nil {
+		return fail(ErrConfig, err)
+	}
+	callCtx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	created, err := r.runtime.CreateContainer(callCtx, &cri.CreateContainerRequest{PodSandboxId: req.SandboxID, Config: config, SandboxConfig: sandbox})
+	if err != nil {
+		return fail(ErrCreate, err)
+	}
+	r.cfg.Events.Normal(p, c.Name, "Created", "Container created")
+	if _, err := r.runtime.StartContainer(callCtx, &cri.StartContainerRequest{ContainerId: created.ContainerId}); err != nil {
+		return fail(ErrRun, err)
+	}
+	r.cfg.Events.Normal(p, c.Name, "Started", "Container started")
+	r.link(p, c.Name, created.ContainerId, filepath.Join(sandbox.LogDirectory, config.LogPath))
+	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
+		return nil
+	}
+	if err := r.RunHook(ctx, p, created.ContainerId, c.Name, c.Lifecycle.PostStart); err != nil {
+		r.cfg.Events.Warning(p, c.Name, "FailedPostStartHook", "PostStartHook failed")
+		return &Fault{Reason: ErrPostStart, Message: err.Error(), Started: created.ContainerId}
+	}
+	return nil
+}
+
+// config translates the container and makes on disk what its configuration refers to.
+func (r *Runtime) config(ctx context.Context, req *Request, image *cri.Image) (*cri.ContainerConfig, error) {
+	p, c := req.Pod, req.Start.Spec
+	source := &spec.EnvSource{Node: r.cfg.Node, Pod: p, Objects: r.cfg.Objects, PodIPs: r.podIPs(req)}
+	if r.cfg.Services != nil {
+		source.Services = r.cfg.Services()
+	}
+	env, err := spec.Env(ctx, source, c)
+	if err != nil {
+		return nil, err
+	}
+	in := &spec.ContainerInput{Pod: p, Spec: c, Restarts: req.Start.Restarts, ImageRef: image.Id, User: imageUser(image), Env: env,
+		Target: req.Start.Target}
+	logs := filepath.Join(spec.PodLogDir(r.cfg.Node.LogsDir, p), c.Name)
+	if in.Restarts < 0 {
+		in.Restarts = restartsByLog(logs)
+	}
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
+	}
+	if in.Mounts, err = r.mounts(req, env); err != nil {
+		return nil, err
+	}
+	return spec.Container(r.cfg.Node, in)
+}
+
+// podIPs are the pod's addresses: a host-network pod has the node's.
+func (r *Runtime) podIPs(req *Request) []string {
+	if req.Pod.Spec.HostNetwork {
+		return r.cfg.Node.IPs
+	}
+	return req.IPs
+}
+
+// imageUser is the user that the image asks for; root when it asks for none.
+func imageUser(image *cri.Image) spec.ImageUser {
+	if image.Uid != nil {
+		return spec.ImageUser{UID: &image.Uid.Value}
+	}
+	if image.Username != "" {
+		return spec.ImageUser{Name: image.Username}
+	}
+	return spec.ImageUser{UID: new(int64)}
+}
+
+const etcHosts = "/etc/hosts"
+
+// mounts lists the container's volumes, its hosts file and its place for last words.
+func (r *Runtime) mounts(req *Request, env []spec.Var) ([]*cri.Mount, error) {
+	p, c := req.Pod, req.Start.Spec
+	hosts := p.Spec.HostNetwork || len(req.IPs) > 0
+	var list []*cri.Mount
+	for i := range c.VolumeMounts {
+		m := &c.VolumeMounts[i]
+		hosts = hosts && m.MountPath != etcHosts
+		path, ok := req.Volumes[m.Name]
+		if !ok {
+			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
+		}
+		sub, err := spec.SubPath(m, env)
+		if err != nil {
+			return nil, err
+		}
+		if sub != "" {
+			place := subPath{podDir: r.PodDir(p), container: c.Name, volume: m.Name, index: i}
+			if path, err = place.prepare(path, sub); err != nil {
+				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
+			}
+		}
+		list = append(list, spec.Mount(m, path))
+	}
+	if hosts {
+		path, err := r.hostsFile(req)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, &cri.Mount{ContainerPath: etcHosts, HostPath: path})
+	}
+	if c.TerminationMessagePath == "" {
+		return list, nil
+	}
+	path, err := r.lastWordsFile(p, c.Name)
+	if err != nil {
+		return nil, err
+	}
+	return append(list, &cri.Mount{ContainerPath: absolute(c.TerminationMessagePath), HostPath: path}), nil
+}
+
+func absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return "/" + path
+}
+
+// hostsFile writes the pod's /etc/hosts in place: running containers have this very file mounted.
+func (r *Runtime) hostsFile(req *Request) (string, error) {
+	var host []byte
+	if req.Pod.Spec.HostNetwork {
+		raw, err := os.ReadFile(etcHosts)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("read the host's hosts file: %w", err)
+		}
+		host = raw
+	}
+	dir := r.PodDir(req.Pod)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", fmt.Errorf("make pod directory: %w", err)
+	}
+	path := filepath.Join(dir, "etc-hosts")
+	content := spec.HostsFile(req.Pod, req.IPs, r.cfg.Node.ClusterDomain, host)
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(content) {
+		return path, nil
+	}
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		return "", fmt.Errorf("write hosts file: %w", err)
+	}
+	return path, os.Chmod(path, 0o644)
+}
+
+// lastWordsFile makes an empty file of its own for each instance of a container to leave its termination message in.
+func (r *Runtime) lastWordsFile(p *v1.Pod, container string) (string, error) {
+	dir := filepath.Join(r.PodDir(p), "containers", container)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", fmt.Errorf("make container directory: %w", err)
+	}
+	f, err := os.CreateTemp(dir, "")
+	if err != nil {
+		return "", fmt.Errorf("make termination message file: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return "", fmt.Errorf("make termination message file: %w", err)
+	}
+	return f.Name(), os.Chmod(f.Name(), 0o666) // any user of the container may write it
+}

@@ -1,0 +1,89 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+)
+
+// finish is what follows once everything of the pod has stopped: volumes, cgroup, then, if it is being deleted, sandboxes,
+// logs and at last the pod's object in the API. Each part is repeated until it succeeds; the pod stays in the API
+// as long as anything of it is left here.
+func (w *worker) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (again time.Time, gone bool) {
+	if !w.idle() {
+		return time.Time{}, false // the end of the step wakes us
+	}
+	if now := time.Now(); now.Before(w.retry) {
+		return w.retry, false
+	}
+	if err := w.cleanUp(ctx, d.Pod); err != nil {
+		return w.later(err), false
+	}
+	w.mu.Lock()
+	removed := w.removed
+	w.mu.Unlock()
+	if d.Pod.DeletionTimestamp == nil && !removed {
+		return time.Time{}, false // finished, but kept: its logs can be read
+	}
+	if err := w.forget(ctx, d.Pod, o, removed); err != nil {
+		return w.later(err), false
+	}
+	return time.Time{}, removed
+}
+
+func (w *worker) later(err error) time.Time {
+	w.log.Warn("cannot clean up after pod, will be tried again", "err", err)
+	w.retry = time.Now().Add(2 * afterError)
+	return w.retry
+}
+
+// cleanUp takes away volumes and cgroup, once.
+func (w *worker) cleanUp(ctx context.Context, p *v1.Pod) error {
+	if w.cleaned {
+		return nil
+	}
+	if err := w.cfg.Runtime.CleanUp(p, false); err != nil {
+		return err
+	}
+	if err := w.cfg.Volumes.Teardown(ctx, p.UID); err != nil {
+		return fmt.Errorf("take down volumes: %w", err)
+	}
+	if err := w.cfg.Cgroups.RemovePod(p.UID); err != nil {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	if w.cfg.Unregister != nil {
+		w.cfg.Unregister(p)
+	}
+	w.cleaned = true
+	w.log.Info("pod has stopped")
+	return nil
+}
+
+// forget removes what the runtime keeps of the pod, then the pod from the API.
+func (w *worker) forget(ctx context.Context, p *v1.Pod, o *pod.Observed, removed bool) error {
+	if w.deleted {
+		return nil
+	}
+	for _, s := range o.Sandboxes {
+		if err := w.cfg.Runtime.RemoveSandbox(ctx, s.ID); err != nil {
+			return err
+		}
+	}
+	if err := w.cfg.Runtime.CleanUp(p, true); err != nil {
+		return err
+	}
+	if !removed && !w.static && w.cfg.Delete != nil {
+		if err := w.cfg.Statuses.Flush(ctx, p.UID); err != nil {
+			return fmt.Errorf("write last status: %w", err)
+		}
+		if err := w.cfg.Delete(ctx, p); err != nil {
+			return fmt.Errorf("delete from the API: %w", err)
+		}
+	}
+	w.deleted = true
+	return nil
+}

@@ -1,0 +1,247 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+)
+
+// Pool holds the workers of all pods of the node.
+type Pool struct {
+	cfg Config
+
+	mu      sync.Mutex
+	ctx     context.Context // of Run; nil before it
+	workers map[types.UID]*worker
+	// waiting holds, by namespace/name, a static pod whose predecessor of that name still has to end.
+	waiting map[string]*v1.Pod
+	group   sync.WaitGroup
+}
+
+// NewPool makes an empty pool.
+func NewPool(cfg Config) *Pool {
+	return &Pool{cfg: cfg, workers: map[types.UID]*worker{}, waiting: map[string]*v1.Pod{}}
+}
+
+// Run lets the workers work until ctx ends, and waits for them. Running containers are left alone then.
+func (pl *Pool) Run(ctx context.Context) error {
+	pl.mu.Lock()
+	pl.ctx = ctx //nolint:containedctx // the workers' parent: they are started by calls that have no context of their own
+	for uid, w := range pl.workers {
+		pl.launch(uid, w)
+	}
+	pl.mu.Unlock()
+	<-ctx.Done()
+	pl.group.Wait()
+	return nil
+}
+
+// launch starts the worker's goroutine, if the pool runs.
+func (pl *Pool) launch(uid types.UID, w *worker) {
+	if pl.ctx == nil || pl.ctx.Err() != nil {
+		return
+	}
+	pl.group.Add(1)
+	ctx := pl.ctx
+	go func() {
+		defer pl.group.Done()
+		w.run(ctx)
+		if ctx.Err() == nil {
+			pl.gone(uid, w)
+		}
+	}()
+}
+
+// gone forgets a worker that has finished, and lets a static pod of the same name begin.
+func (pl *Pool) gone(uid types.UID, w *worker) {
+	pl.cfg.Probes.Sync(w.pod, nil)
+	pl.cfg.Statuses.Forget(uid)
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	delete(pl.workers, uid)
+	name := w.pod.Namespace + "/" + w.pod.Name
+	if next := pl.waiting[name]; next != nil {
+		delete(pl.waiting, name)
+		pl.add(next, true)
+	}
+}
+
+// Update takes in a new pod, or a new version of one.
+func (pl *Pool) Update(p *v1.Pod, static bool) {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	w := pl.workers[p.UID]
+	if w == nil {
+		if static && pl.named(p) != nil {
+			pl.waiting[p.Namespace+"/"+p.Name] = p
+			return
+		}
+		pl.add(p, static)
+		return
+	}
+	w.mu.Lock()
+	revived := static && w.removed
+	if !revived {
+		w.pod = p
+	}
+	w.mu.Unlock()
+	if revived { // its file went away and came back: the same pod has to end before it can begin again
+		pl.waiting[p.Namespace+"/"+p.Name] = p
+		return
+	}
+	if pl.cfg.Register != nil {
+		pl.cfg.Register(p)
+	}
+	w.poke()
+}
+
+// named finds a worker of a pod with that namespace and name.
+func (pl *Pool) named(p *v1.Pod) *worker {
+	for _, w := range pl.workers {
+		if w.pod.Name == p.Name && w.pod.Namespace == p.Namespace {
+			return w
+		}
+	}
+	return nil
+}
+
+func (pl *Pool) add(p *v1.Pod, static bool) {
+	w := newWorker(&pl.cfg, p, static)
+	fresh := p.Status.StartTime == nil && p.DeletionTimestamp == nil
+	if fresh && pl.cfg.Admit != nil {
+		if end := pl.cfg.Admit(p, pl.active()); end != nil {
+			w.end = end
+			pl.cfg.Events.Warning(p, "", end.Reason, "%s", end.Message)
+		}
+	}
+	pl.workers[p.UID] = w
+	if pl.cfg.Register != nil && w.end == nil {
+		pl.cfg.Register(p)
+	}
+	pl.launch(p.UID, w)
+}
+
+// active lists the pods that hold resources: all that have not ended.
+func (pl *Pool) active() []*v1.Pod {
+	var list []*v1.Pod
+	for _, w := range pl.workers {
+		w.mu.Lock()
+		rejected := w.end != nil && w.end.Rejected
+		over := w.status.Phase == v1.PodSucceeded || w.status.Phase == v1.PodFailed
+		if !rejected && !over {
+			list = append(list, w.pod)
+		}
+		w.mu.Unlock()
+	}
+	return list
+}
+
+// Remove tells that no source has the pod any more: it ends with its own grace period, and is forgotten.
+func (pl *Pool) Remove(uid types.UID) {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	for name, p := range pl.waiting {
+		if p.UID == uid {
+			delete(pl.waiting, name)
+		}
+	}
+	if w := pl.workers[uid]; w != nil {
+		w.remove()
+	}
+}
+
+func (w *worker) remove() {
+	w.mu.Lock()
+	w.removed = true
+	deadline := time.Now().Add(pod.Grace(w.pod, "", ""))
+	switch {
+	case w.end == nil:
+		w.end = &pod.End{Deadline: deadline}
+	case deadline.Before(w.end.Deadline):
+		end := *w.end
+		end.Deadline = deadline
+		w.end = &end
+	}
+	w.mu.Unlock()
+	w.poke()
+}
+
+// Orphan ends a pod that the runtime has and no source: it was deleted while no kubelet ran.
+func (pl *Pool) Orphan(p *v1.Pod) {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	if pl.workers[p.UID] != nil {
+		return
+	}
+	w := newWorker(&pl.cfg, p, false)
+	w.remove()
+	pl.workers[p.UID] = w
+	pl.launch(p.UID, w)
+}
+
+// Wake makes the pod's worker look again.
+func (pl *Pool) Wake(uid types.UID) {
+	if w := pl.worker(uid); w != nil {
+		w.poke()
+	}
+}
+
+// WakeAll makes all workers look again.
+func (pl *Pool) WakeAll() {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	for _, w := range pl.workers {
+		w.poke()
+	}
+}
+
+// Retry is Wake, and what failed is tried again at once: an object it depends on has changed.
+func (pl *Pool) Retry(uid types.UID) {
+	if w := pl.worker(uid); w != nil {
+		w.retryNow()
+	}
+}
+
+// Evict ends a pod for the given reason. Its grace period is cut to grace.
+func (pl *Pool) Evict(uid types.UID, end pod.End) bool {
+	w := pl.worker(uid)
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	if w.end == nil {
+		w.end = &end
+	}
+	w.mu.Unlock()
+	w.poke()
+	return true
+}
+
+func (pl *Pool) worker(uid types.UID) *worker {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	return pl.workers[uid]
+}
+
+// Has tells whether the pod has a worker.
+func (pl *Pool) Has(uid types.UID) bool { return pl.worker(uid) != nil }
+
+// Pods lists all pods with their newest statuses, as copies.
+func (pl *Pool) Pods() []*v1.Pod {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	list := make([]*v1.Pod, 0, len(pl.workers))
+	for _, w := range pl.workers {
+		w.mu.Lock()
+		p := w.pod.DeepCopy()
+		w.status.DeepCopyInto(&p.Status)
+		w.mu.Unlock()
+		list = append(list, p)
+	}
+	return list
+}

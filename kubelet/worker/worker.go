@@ -1,0 +1,314 @@
+// Package worker carries out what package pod decides. Each pod has one goroutine, its worker, that
+//
+//	observes the pod through CRI, asks pod.Plan what to do and pod.Status what to tell,
+//	begins the steps it is told to begin, and sleeps until something wakes it.
+//
+// What wakes it carries no information (a channel of capacity one): a change of the pod in the API, an event of the
+// runtime, a probe's verdict, the end of a step, a changed ConfigMap. Each pass looks at everything afresh, so a wake-up
+// can be lost in another one but never matters less for it.
+//
+// A pass never blocks on a step. Steps that take time (pull and start, hooks, stop calls) run beside the worker, each
+// under a name, at most one of a name at a time; when one ends it leaves its result and wakes the worker. So a deletion is
+// seen while an image is being pulled, and a shorter grace period while a container is being stopped.
+//
+// Nothing is kept on disk. After a restart the runtime's lists, the labels of the containers and the status in the API
+// are enough to go on: running containers are not touched, and their probes begin with the verdicts last reported.
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/runtime"
+)
+
+// Runtime is what a worker needs of CRI; *runtime.Runtime is it.
+type Runtime interface {
+	Name() string
+	Observe(ctx context.Context, uid types.UID) ([]pod.Sandbox, []pod.Container, error)
+	CreateSandbox(ctx context.Context, p *v1.Pod, attempt uint32, cgroupParent string) (string, error)
+	SandboxIPs(ctx context.Context, id string) ([]string, error)
+	StopSandbox(ctx context.Context, id string) error
+	RemoveSandbox(ctx context.Context, id string) error
+	StartContainer(ctx context.Context, req *runtime.Request) error
+	StopContainer(ctx context.Context, id string, grace time.Duration) error
+	RemoveContainer(ctx context.Context, id string) error
+	RunHook(ctx context.Context, p *v1.Pod, id, container string, h *v1.LifecycleHandler) error
+	// CleanUp removes what the runtime's side keeps for a pod on disk: sub-paths before the volumes go, and with logs
+	// also the pod's logs.
+	CleanUp(p *v1.Pod, logs bool) error
+}
+
+// Volumes makes a pod's volumes. Setup may be called again at any time and then only does what is missing.
+type Volumes interface {
+	Setup(ctx context.Context, p *v1.Pod) (map[string]string, error)
+	Teardown(ctx context.Context, uid types.UID) error
+}
+
+// Cgroups makes a pod's cgroup.
+type Cgroups interface {
+	EnsurePod(p *v1.Pod) (parent string, err error)
+	RemovePod(uid types.UID) error
+}
+
+// Probes runs the probes of containers.
+type Probes interface {
+	// Sync makes the probes of the pod be those of the targets.
+	Sync(p *v1.Pod, targets []Target)
+	// Verdicts by container ID.
+	Verdicts(uid types.UID) map[string]pod.Probes
+}
+
+// Target is a running container whose probes shall run.
+type Target struct {
+	ID      string
+	Spec    *v1.Container
+	Started time.Time
+	PodIP   string
+	// Adopted are the verdicts last reported, for a container that ran before this kubelet did.
+	Adopted pod.Probes
+}
+
+// Statuses writes pod statuses to the API. All its methods return at once, except Flush.
+type Statuses interface {
+	Set(p *v1.Pod, st v1.PodStatus)
+	// Flush waits until the last status set has been written, or the pod is gone.
+	Flush(ctx context.Context, uid types.UID) error
+	Forget(uid types.UID)
+}
+
+// Events records events of pods.
+type Events interface {
+	Normal(p *v1.Pod, container, reason, format string, args ...any)
+	Warning(p *v1.Pod, container, reason, format string, args ...any)
+}
+
+// Config of a Pool. All fields but those marked optional are required.
+type Config struct {
+	Runtime  Runtime
+	Volumes  Volumes
+	Cgroups  Cgroups
+	Probes   Probes
+	Statuses Statuses
+	Events   Events
+	// Delete removes a pod from the API for good, with grace period zero and its UID as precondition. One that is gone
+	// counts as removed. Nil without an API server.
+	Delete func(ctx context.Context, p *v1.Pod) error
+	// Admit refuses a new pod by returning the end it meets. active are the pods that hold resources.
+	Admit func(p *v1.Pod, active []*v1.Pod) *pod.End
+	// HostIPs of the node.
+	HostIPs func() []string
+	// Register and Unregister tell of pods whose ConfigMaps and Secrets shall be watched. Optional.
+	Register, Unregister func(p *v1.Pod)
+	// MaxBackoff caps the back-off between restarts; zero means upstream's 5 minutes.
+	MaxBackoff time.Duration
+	Log        *slog.Logger
+}
+
+// worker is one pod's. The fields above mu are its goroutine's own.
+type worker struct {
+	cfg  *Config
+	log  *slog.Logger
+	wake chan struct{}
+
+	last     *v1.PodStatus
+	first    bool // no pass has been made yet
+	cleaned  bool // volumes and cgroup are gone
+	deleted  bool // the API has been asked to forget the pod
+	retry    time.Time
+	adopted  map[string]pod.Probes
+	backedUp map[string]string // the back-off last told of by event, by container name
+
+	mu      sync.Mutex
+	pod     *v1.Pod
+	static  bool
+	removed bool // no source has the pod any more
+	end     *pod.End
+	status  v1.PodStatus
+	kills   map[string]pod.Kill
+	crashes map[string]pod.Crash
+	faults  map[string]pod.Fault
+	delays  map[string]time.Duration // of the last fault, by container name
+	steps   steps
+}
+
+func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
+	w := &worker{
+		cfg: cfg, pod: p, static: static, first: true, wake: make(chan struct{}, 1),
+		log:     cfg.Log.With("pod", p.Namespace+"/"+p.Name, "uid", p.UID),
+		kills:   map[string]pod.Kill{},
+		crashes: map[string]pod.Crash{}, faults: map[string]pod.Fault{}, delays: map[string]time.Duration{},
+		backedUp: map[string]string{},
+	}
+	w.status = p.Status
+	w.steps.running = map[string]*step{}
+	w.adopted = adopted(p)
+	w.poke()
+	return w
+}
+
+// poke wakes the worker.
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// adopted are the verdicts that the API's status implies for the containers it names.
+func adopted(p *v1.Pod) map[string]pod.Probes {
+	m := map[string]pod.Probes{}
+	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for _, c := range list {
+			var v pod.Probes
+			if c.Started != nil && *c.Started {
+				v.Startup = pod.Success
+			}
+			if c.Ready {
+				v.Readiness = pod.Success
+			}
+			m[trimScheme(c.ContainerID)] = v
+		}
+	}
+	return m
+}
+
+// run is the worker's goroutine. It returns when the pod is gone for good, or ctx ends: then the containers are left as
+// they are for the next kubelet.
+func (w *worker) run(ctx context.Context) {
+	defer w.steps.wait()
+	for {
+		again, gone := w.pass(ctx)
+		if gone {
+			return
+		}
+		var timer <-chan time.Time
+		if !again.IsZero() {
+			t := time.NewTimer(max(time.Until(again), time.Millisecond))
+			defer t.Stop()
+			timer = t.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer:
+		}
+	}
+}
+
+// afterError is the pause before a pass is made again that could not be made.
+const afterError = time.Second
+
+// pass looks at everything once and begins what is to be done. It returns when to look again at the latest, and whether
+// the pod is gone for good.
+func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
+	d, o := w.snapshot()
+	sandboxes, containers, err := w.cfg.Runtime.Observe(ctx, d.Pod.UID)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.log.Warn("cannot observe pod", "err", err)
+		}
+		return time.Now().Add(afterError), false
+	}
+	o.Sandboxes, o.Containers = sandboxes, containers
+	w.probe(d.Pod, &o)
+	acts, st := w.decide(&d, &o)
+	w.publish(d, st, &acts)
+	w.act(ctx, &d, &acts)
+	w.first = false
+	if !acts.Done {
+		return acts.Again, false
+	}
+	return w.finish(ctx, &d, &o)
+}
+
+// snapshot copies what the decision depends on. It is taken before the runtime is observed: a start that ends in between
+// counts as under way, so that what it has just made is not made again.
+func (w *worker) snapshot() (pod.Desired, pod.Observed) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := pod.Desired{Pod: w.pod, Static: w.static, End: w.end}
+	o := pod.Observed{Kills: map[string]pod.Kill{}, Crashes: map[string]pod.Crash{}, Faults: map[string]pod.Fault{},
+		Busy: w.steps.busy(stepStart), MaxBackoff: w.cfg.MaxBackoff}
+	for k, v := range w.kills {
+		o.Kills[k] = v
+	}
+	for k, v := range w.crashes {
+		o.Crashes[k] = v
+	}
+	for k, v := range w.faults {
+		o.Faults[k] = v
+	}
+	return d, o
+}
+
+// decide makes plan and status, and again if that shows that the pod has to end.
+func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodStatus) {
+	now := time.Now()
+	facts := pod.Facts{Now: now, HostIPs: w.cfg.HostIPs(), Runtime: w.cfg.Runtime.Name(), Last: w.last}
+	acts := pod.Plan(*d, *o, now)
+	st := pod.Status(*d, *o, acts, facts)
+	end := pod.Ends(*d, &st, acts.Finished, now)
+	if end == nil || (d.End != nil && *end == *d.End) {
+		return acts, st
+	}
+	w.mu.Lock()
+	w.end = end
+	w.mu.Unlock()
+	d.End = end
+	acts = pod.Plan(*d, *o, now)
+	return acts, pod.Status(*d, *o, acts, facts)
+}
+
+// probe runs the probes of what runs, and takes in their verdicts.
+func (w *worker) probe(p *v1.Pod, o *pod.Observed) {
+	var targets []Target
+	ip := ""
+	if len(o.Sandboxes) > 0 && len(o.Sandboxes[0].IPs) > 0 {
+		ip = o.Sandboxes[0].IPs[0]
+	}
+	if hosts := w.cfg.HostIPs(); p.Spec.HostNetwork && len(hosts) > 0 {
+		ip = hosts[0]
+	}
+	for _, c := range o.Containers {
+		spec := pod.Find(p, c.Name)
+		if c.State != pod.Running || spec == nil || (spec.LivenessProbe == nil && spec.ReadinessProbe == nil && spec.StartupProbe == nil) {
+			continue
+		}
+		targets = append(targets, Target{ID: c.ID, Spec: spec, Started: c.StartedAt, PodIP: ip, Adopted: w.adopted[c.ID]})
+	}
+	w.cfg.Probes.Sync(p, targets)
+	o.Probes = w.cfg.Probes.Verdicts(p.UID)
+}
+
+// publish tells the status, and by event what holds containers up.
+func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
+	w.last = &st
+	w.mu.Lock()
+	w.status = st
+	removed := w.removed
+	w.mu.Unlock()
+	if !removed && !w.deleted {
+		w.cfg.Statuses.Set(d.Pod, st)
+	}
+	for name, f := range acts.Waiting {
+		if w.backedUp[name] == f.Reason+f.Message {
+			continue
+		}
+		w.backedUp[name] = f.Reason + f.Message
+		switch f.Reason {
+		case "CrashLoopBackOff":
+			w.cfg.Events.Warning(d.Pod, name, "BackOff", "Back-off restarting failed container %s in pod %s", name, pod.Describe(d.Pod))
+		case "ImagePullBackOff":
+			w.cfg.Events.Normal(d.Pod, name, "BackOff", "%s", f.Message)
+			w.cfg.Events.Warning(d.Pod, name, "Failed", "Error: ImagePullBackOff")
+		}
+	}
+}
