@@ -97,6 +97,11 @@ func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStat
 	case Running:
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt)}
 	case Exited:
+		// An exit does not change any more, but the termination message can be read only once.
+		if old != nil && old.ContainerID == id && old.State.Terminated != nil && old.State.Terminated.ContainerID == id {
+			st.State.Terminated = old.State.Terminated
+			break
+		}
 		st.State.Terminated = &v1.ContainerStateTerminated{ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
 			StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt), ContainerID: id}
 	case Unknown:

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+	"github.com/skiff-node/skiff/kubelet/volume"
 )
 
 // Events is where steps are reported.
@@ -41,11 +42,13 @@ type Config struct {
 	Endpoint, ImageEndpoint string
 	// Node-wide facts for the translation of pods.
 	Node *spec.Node
-	// PodsDir holds a directory for each pod: its hosts file, termination messages and sub-paths.
+	// PodsDir holds a directory for each pod: its hosts file and termination messages, beside its volumes.
 	PodsDir string
 	// Objects reads ConfigMaps and Secrets. Services lists the services shown in environments; may be nil.
 	Objects  spec.Objects
 	Services func() []*v1.Service
+	// SubPath binds a part of a volume where no container can change it, and returns that place.
+	SubPath func(ctx context.Context, s volume.SubPath) (string, error)
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Events         Events

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+	"github.com/skiff-node/skiff/kubelet/volume"
 )
 
 // Fault is why a container could not be started. Reason is what the pod's status shows.
@@ -111,7 +112,7 @@ func (r *Runtime) config(ctx context.Context, req *Request, image *cri.Image) (*
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
 	}
-	if in.Mounts, err = r.mounts(req, env); err != nil {
+	if in.Mounts, err = r.mounts(ctx, req, env); err != nil {
 		return nil, err
 	}
 	return spec.Container(r.cfg.Node, in)
@@ -139,7 +140,7 @@ func imageUser(image *cri.Image) spec.ImageUser {
 const etcHosts = "/etc/hosts"
 
 // mounts lists the container's volumes, its hosts file and its place for last words.
-func (r *Runtime) mounts(req *Request, env []spec.Var) ([]*cri.Mount, error) {
+func (r *Runtime) mounts(ctx context.Context, req *Request, env []spec.Var) ([]*cri.Mount, error) {
 	p, c := req.Pod, req.Start.Spec
 	hosts := p.Spec.HostNetwork || len(req.IPs) > 0
 	var list []*cri.Mount
@@ -155,8 +156,8 @@ func (r *Runtime) mounts(req *Request, env []spec.Var) ([]*cri.Mount, error) {
 			return nil, err
 		}
 		if sub != "" {
-			place := subPath{podDir: r.PodDir(p), container: c.Name, volume: m.Name, index: i}
-			if path, err = place.prepare(path, sub); err != nil {
+			place := volume.SubPath{Pod: p.UID, Volume: m.Name, Container: c.Name, Index: i, VolumePath: path, Path: sub}
+			if path, err = r.cfg.SubPath(ctx, place); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
 			}
 		}

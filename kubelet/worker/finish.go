@@ -46,17 +46,14 @@ func (w *worker) cleanUp(ctx context.Context, p *v1.Pod) error {
 	if w.cleaned {
 		return nil
 	}
-	if err := w.cfg.Runtime.CleanUp(p, false); err != nil {
-		return err
-	}
 	if err := w.cfg.Volumes.Teardown(ctx, p.UID); err != nil {
 		return fmt.Errorf("take down volumes: %w", err)
 	}
-	if err := w.cfg.Cgroups.RemovePod(p.UID); err != nil {
+	if err := w.cfg.Cgroups.RemovePod(ctx, p.UID); err != nil {
 		return fmt.Errorf("remove cgroup: %w", err)
 	}
 	if w.cfg.Unregister != nil {
-		w.cfg.Unregister(p)
+		w.cfg.Unregister(p.UID)
 	}
 	w.cleaned = true
 	w.log.Info("pod has stopped")
@@ -73,7 +70,7 @@ func (w *worker) forget(ctx context.Context, p *v1.Pod, o *pod.Observed, removed
 			return err
 		}
 	}
-	if err := w.cfg.Runtime.CleanUp(p, true); err != nil {
+	if err := w.cfg.Runtime.RemoveLogs(p); err != nil {
 		return err
 	}
 	if !removed && !w.static && w.cfg.Delete != nil {

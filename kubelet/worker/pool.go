@@ -16,7 +16,7 @@ type Pool struct {
 	cfg Config
 
 	mu      sync.Mutex
-	ctx     context.Context // of Run; nil before it
+	spawn   func(uid types.UID, w *worker) // starts a worker's goroutine; nil when the pool does not run
 	workers map[types.UID]*worker
 	// waiting holds, by namespace/name, a static pod whose predecessor of that name still has to end.
 	waiting map[string]*v1.Pod
@@ -31,30 +31,33 @@ func NewPool(cfg Config) *Pool {
 // Run lets the workers work until ctx ends, and waits for them. Running containers are left alone then.
 func (pl *Pool) Run(ctx context.Context) error {
 	pl.mu.Lock()
-	pl.ctx = ctx //nolint:containedctx // the workers' parent: they are started by calls that have no context of their own
+	pl.spawn = func(uid types.UID, w *worker) {
+		pl.group.Add(1)
+		go func() {
+			defer pl.group.Done()
+			w.run(ctx)
+			if ctx.Err() == nil {
+				pl.gone(uid, w)
+			}
+		}()
+	}
 	for uid, w := range pl.workers {
-		pl.launch(uid, w)
+		pl.spawn(uid, w)
 	}
 	pl.mu.Unlock()
 	<-ctx.Done()
+	pl.mu.Lock()
+	pl.spawn = nil
+	pl.mu.Unlock()
 	pl.group.Wait()
 	return nil
 }
 
-// launch starts the worker's goroutine, if the pool runs.
+// launch starts the worker's goroutine, if the pool runs; if not, Run will.
 func (pl *Pool) launch(uid types.UID, w *worker) {
-	if pl.ctx == nil || pl.ctx.Err() != nil {
-		return
+	if pl.spawn != nil {
+		pl.spawn(uid, w)
 	}
-	pl.group.Add(1)
-	ctx := pl.ctx
-	go func() {
-		defer pl.group.Done()
-		w.run(ctx)
-		if ctx.Err() == nil {
-			pl.gone(uid, w)
-		}
-	}()
 }
 
 // gone forgets a worker that has finished, and lets a static pod of the same name begin.

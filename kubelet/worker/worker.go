@@ -40,21 +40,20 @@ type Runtime interface {
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
 	RunHook(ctx context.Context, p *v1.Pod, id, container string, h *v1.LifecycleHandler) error
-	// CleanUp removes what the runtime's side keeps for a pod on disk: sub-paths before the volumes go, and with logs
-	// also the pod's logs.
-	CleanUp(p *v1.Pod, logs bool) error
+	RemoveLogs(p *v1.Pod) error
 }
 
 // Volumes makes a pod's volumes. Setup may be called again at any time and then only does what is missing.
 type Volumes interface {
 	Setup(ctx context.Context, p *v1.Pod) (map[string]string, error)
+	// Teardown takes down all that lies in the pod's directory, and the directory.
 	Teardown(ctx context.Context, uid types.UID) error
 }
 
 // Cgroups makes a pod's cgroup.
 type Cgroups interface {
 	EnsurePod(p *v1.Pod) (parent string, err error)
-	RemovePod(uid types.UID) error
+	RemovePod(ctx context.Context, uid types.UID) error
 }
 
 // Probes runs the probes of containers.
@@ -105,7 +104,8 @@ type Config struct {
 	// HostIPs of the node.
 	HostIPs func() []string
 	// Register and Unregister tell of pods whose ConfigMaps and Secrets shall be watched. Optional.
-	Register, Unregister func(p *v1.Pod)
+	Register   func(p *v1.Pod)
+	Unregister func(uid types.UID)
 	// MaxBackoff caps the back-off between restarts; zero means upstream's 5 minutes.
 	MaxBackoff time.Duration
 	Log        *slog.Logger

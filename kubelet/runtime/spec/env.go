@@ -7,6 +7,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/skiff-node/skiff/kubelet/downward"
 )
 
 // Var is one environment variable.
@@ -112,10 +114,10 @@ func missing(err error, optional *bool) bool {
 func (src *EnvSource) value(ctx context.Context, c *v1.Container, from *v1.EnvVarSource) (string, bool, error) {
 	switch {
 	case from.FieldRef != nil:
-		s, err := src.field(from.FieldRef)
+		s, err := downward.Env(src.Pod, from.FieldRef.FieldPath, src.PodIPs, src.Node.IPs)
 		return s, true, err
 	case from.ResourceFieldRef != nil:
-		s, err := src.resource(c, from.ResourceFieldRef)
+		s, err := downward.Resource(src.Pod, c.Name, from.ResourceFieldRef, src.Node.Allocatable())
 		return s, true, err
 	case from.ConfigMapKeyRef != nil:
 		return src.configMapKey(ctx, from.ConfigMapKeyRef)
@@ -153,37 +155,4 @@ func (src *EnvSource) secretKey(ctx context.Context, ref *v1.SecretKeySelector) 
 		return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.Key, src.Pod.Namespace, ref.Name)
 	}
 	return string(value), ok, nil
-}
-
-// field resolves a fieldRef of the downward API.
-func (src *EnvSource) field(ref *v1.ObjectFieldSelector) (string, error) {
-	p := src.Pod
-	switch ref.FieldPath {
-	case "metadata.name":
-		return p.Name, nil
-	case "metadata.namespace":
-		return p.Namespace, nil
-	case "metadata.uid":
-		return string(p.UID), nil
-	case "spec.nodeName":
-		return p.Spec.NodeName, nil
-	case "spec.serviceAccountName":
-		return p.Spec.ServiceAccountName, nil
-	case "status.hostIP":
-		return first(src.Node.IPs), nil
-	case "status.hostIPs":
-		return join(src.Node.IPs), nil
-	case "status.podIP":
-		return first(src.PodIPs), nil
-	case "status.podIPs":
-		return join(src.PodIPs), nil
-	}
-	return metadataField(p, ref.FieldPath)
-}
-
-func first(list []string) string {
-	if len(list) == 0 {
-		return ""
-	}
-	return list[0]
 }

@@ -61,8 +61,8 @@ type Node struct {
 	Memory int64
 	// CPUCFSQuota enforces CPU limits.
 	CPUCFSQuota bool
-	// Allocatable is what resourceFieldRef gives for limits that are not set.
-	Allocatable v1.ResourceList
+	// Allocatable tells what resourceFieldRef gives for limits that are not set.
+	Allocatable func() v1.ResourceList
 }
 
 // PodLogDir is the directory of all logs of a pod.
