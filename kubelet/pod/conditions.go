@@ -28,8 +28,11 @@ func (s *stater) foreign() []v1.PodCondition {
 	return list
 }
 
+// conditioner makes the conditions of a status.
+type conditioner struct{ *stater }
+
 // conditions makes the whole list. final is the phase that is coming, see phase.
-func (s *stater) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodCondition {
+func (s conditioner) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodCondition {
 	list := s.foreign()
 	if end := s.d.End; end != nil && end.Condition != nil && terminal(st.Phase) {
 		c := *end.Condition
@@ -54,7 +57,7 @@ func (s *stater) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodConditi
 }
 
 // since is the time of the condition's last change of status.
-func (s *stater) since(c v1.PodCondition) metav1.Time {
+func (s conditioner) since(c v1.PodCondition) metav1.Time {
 	for _, conditions := range [][]v1.PodCondition{s.old.Conditions, s.d.Pod.Status.Conditions} {
 		for _, old := range conditions {
 			if old.Type == c.Type && old.Status == c.Status && !old.LastTransitionTime.IsZero() {
@@ -78,7 +81,7 @@ func replace(list []v1.PodCondition, c v1.PodCondition) []v1.PodCondition {
 	return append(list, c)
 }
 
-func (s *stater) readyToStart() v1.PodCondition {
+func (s conditioner) readyToStart() v1.PodCondition {
 	c := v1.PodCondition{Type: v1.PodReadyToStartContainers, Status: v1.ConditionTrue}
 	if _, why := newSandbox(s.d.Pod, s.o); why != "" {
 		c.Status, c.Reason, c.Message = v1.ConditionFalse, "PodSandboxNotReady", why
@@ -114,7 +117,7 @@ func complaint(unknown, bad []string, what string) string {
 	return strings.Join(parts, ", ")
 }
 
-func (s *stater) initialized(all []v1.ContainerStatus, final v1.PodPhase) v1.PodCondition {
+func (s conditioner) initialized(all []v1.ContainerStatus, final v1.PodPhase) v1.PodCondition {
 	c := v1.PodCondition{Type: v1.PodInitialized, Status: v1.ConditionTrue}
 	unknown, bad := roll(s.d.Pod.Spec.InitContainers, all, func(c *v1.Container, st *v1.ContainerStatus) bool {
 		if Sidecar(c) {
@@ -141,7 +144,7 @@ func mainEverStarted(spec *v1.PodSpec, all []v1.ContainerStatus) bool {
 	return len(started) > 0
 }
 
-func (s *stater) containersReady(all []v1.ContainerStatus, final v1.PodPhase) v1.PodCondition {
+func (s conditioner) containersReady(all []v1.ContainerStatus, final v1.PodPhase) v1.PodCondition {
 	c := v1.PodCondition{Type: v1.ContainersReady, Status: v1.ConditionFalse}
 	var specs []v1.Container
 	for _, init := range s.d.Pod.Spec.InitContainers {

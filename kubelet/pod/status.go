@@ -76,7 +76,7 @@ func (s *stater) status() v1.PodStatus {
 		s.terminateUnknown(&st)
 	}
 	final := s.phase(&st)
-	st.Conditions = s.conditions(&st, final)
+	st.Conditions = conditioner{s}.conditions(&st, final)
 	return st
 }
 

@@ -20,12 +20,12 @@ type login struct {
 
 // credentials lists what to try for an image: the pod's pull secrets whose registry fits, the most specific first, or
 // nothing at all (the runtime's own configuration may still have some).
-func (r *Runtime) credentials(ctx context.Context, p *v1.Pod, image string) []*cri.AuthConfig {
+func (r puller) credentials(ctx context.Context, image string) []*cri.AuthConfig {
 	var list []*cri.AuthConfig
-	for _, ref := range p.Spec.ImagePullSecrets {
-		secret, err := r.cfg.Objects.Secret(ctx, p.Namespace, ref.Name)
+	for _, ref := range r.pod.Spec.ImagePullSecrets {
+		secret, err := r.cfg.Objects.Secret(ctx, r.pod.Namespace, ref.Name)
 		if err != nil {
-			r.cfg.Events.Warning(p, "", "FailedToRetrieveImagePullSecret",
+			r.cfg.Events.Warning(r.pod, "", "FailedToRetrieveImagePullSecret",
 				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name)
 			continue
 		}

@@ -44,9 +44,10 @@ type Config struct {
 	Node *spec.Node
 	// PodsDir holds a directory for each pod: its hosts file and termination messages, beside its volumes.
 	PodsDir string
-	// Objects reads ConfigMaps and Secrets. Services lists the services shown in environments; may be nil.
+	// Objects reads ConfigMaps and Secrets. Services lists the services shown in a pod's environment, once they are
+	// known; may be nil.
 	Objects  spec.Objects
-	Services func() []*v1.Service
+	Services func(ctx context.Context, p *v1.Pod) ([]*v1.Service, error)
 	// SubPath binds a part of a volume where no container can change it, and returns that place.
 	SubPath func(ctx context.Context, s volume.SubPath) (string, error)
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
@@ -178,18 +179,6 @@ func (r *Runtime) Ready(ctx context.Context) (runtimeErr, networkErr error) {
 	return runtimeErr, networkErr
 }
 
-// SetPodCIDR passes the node's pod range on to the runtime's network.
-func (r *Runtime) SetPodCIDR(ctx context.Context, cidr string) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	_, err := r.runtime.UpdateRuntimeConfig(ctx, &cri.UpdateRuntimeConfigRequest{
-		RuntimeConfig: &cri.RuntimeConfig{NetworkConfig: &cri.NetworkConfig{PodCidr: cidr}}})
-	if err != nil {
-		return fmt.Errorf("tell the runtime its pod range %s: %w", cidr, err)
-	}
-	return nil
-}
-
 // message is the text of a gRPC error without its code.
 func message(err error) string {
 	s, _ := status.FromError(err)
@@ -202,11 +191,11 @@ func notFound(err error) bool { return status.Code(err) == codes.NotFound }
 func (r *Runtime) PodDir(p *v1.Pod) string { return filepath.Join(r.cfg.PodsDir, string(p.UID)) }
 
 // resolv reads the host's resolver configuration.
-func (r *Runtime) resolv() (string, error) {
-	if r.cfg.Node.ResolvConf == "" {
+func resolv(path string) (string, error) {
+	if path == "" {
 		return "", nil
 	}
-	raw, err := os.ReadFile(r.cfg.Node.ResolvConf)
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("read resolvConf: %w", err)
 	}

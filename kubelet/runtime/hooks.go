@@ -51,7 +51,7 @@ func (r *Runtime) RunHook(ctx context.Context, p *v1.Pod, id, container string, 
 			return fail("Exec", fmt.Sprint(h.Exec.Command), err, out)
 		}
 	case h.HTTPGet != nil:
-		if err := r.httpHook(ctx, p, container, h.HTTPGet); err != nil {
+		if err := hook{r, p}.http(ctx, container, h.HTTPGet); err != nil {
 			return fail("HTTP", h.HTTPGet.Path, err, nil)
 		}
 	case h.Sleep != nil:
@@ -68,18 +68,24 @@ func (r *Runtime) RunHook(ctx context.Context, p *v1.Pod, id, container string, 
 	return nil
 }
 
-// httpHook makes the request; only that there is an answer counts. A server that talks plain HTTP where HTTPS was asked
+// hook is one run of a hook.
+type hook struct {
+	*Runtime
+	pod *v1.Pod
+}
+
+// http makes the request; only that there is an answer counts. A server that talks plain HTTP where HTTPS was asked
 // for is asked again in plain.
-func (r *Runtime) httpHook(ctx context.Context, p *v1.Pod, container string, action *v1.HTTPGetAction) error {
+func (r hook) http(ctx context.Context, container string, action *v1.HTTPGetAction) error {
 	host := action.Host
 	if host == "" {
-		addresses, err := r.addresses(ctx, p)
+		addresses, err := r.addresses(ctx)
 		if err != nil {
 			return err
 		}
 		host = addresses[0]
 	}
-	req, err := request.New(ctx, action, pod.Find(p, container), host, "kube-lifecycle/1.37")
+	req, err := request.New(ctx, action, pod.Find(r.pod, container), host, "kube-lifecycle/1.37")
 	if err != nil {
 		return err
 	}
@@ -101,11 +107,11 @@ func (r *Runtime) httpHook(ctx context.Context, p *v1.Pod, container string, act
 }
 
 // addresses of a running pod.
-func (r *Runtime) addresses(ctx context.Context, p *v1.Pod) ([]string, error) {
-	if p.Spec.HostNetwork && len(r.cfg.Node.IPs) > 0 {
+func (r hook) addresses(ctx context.Context) ([]string, error) {
+	if r.pod.Spec.HostNetwork && len(r.cfg.Node.IPs) > 0 {
 		return r.cfg.Node.IPs, nil
 	}
-	sandboxes, _, err := r.Observe(ctx, p.UID)
+	sandboxes, _, err := r.Observe(ctx, r.pod.UID)
 	if err != nil {
 		return nil, err
 	}

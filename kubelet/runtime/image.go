@@ -11,8 +11,17 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// ensureImage finds the container's image, or pulls it if the pull policy says so. Its error is a *Fault.
-func (r *Runtime) ensureImage(ctx context.Context, p *v1.Pod, c *v1.Container, sandbox *cri.PodSandboxConfig) (*cri.Image, error) {
+// puller gets the image of one container.
+type puller struct {
+	*Runtime
+	pod       *v1.Pod
+	container *v1.Container
+	sandbox   *cri.PodSandboxConfig
+}
+
+// ensure finds the container's image, or pulls it if the pull policy says so. Its error is a *Fault.
+func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
+	p, c := r.pod, r.container
 	name, err := withTag(c.Image)
 	if err != nil {
 		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)
@@ -37,7 +46,7 @@ func (r *Runtime) ensureImage(ctx context.Context, p *v1.Pod, c *v1.Container, s
 		r.cfg.Events.Warning(p, c.Name, ErrImageNeverPull, "%s", msg)
 		return nil, &Fault{Reason: ErrImageNeverPull, Message: msg}
 	}
-	return r.pull(ctx, p, c, image, sandbox)
+	return r.pull(ctx, image)
 }
 
 // withTag adds the tag latest to an image that has neither tag nor digest.
@@ -53,7 +62,7 @@ func withTag(image string) (string, error) {
 }
 
 // findImage returns nil when the runtime does not have the image.
-func (r *Runtime) findImage(ctx context.Context, image *cri.ImageSpec) (*cri.Image, error) {
+func (r puller) findImage(ctx context.Context, image *cri.ImageSpec) (*cri.Image, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	resp, err := r.images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: image})
@@ -65,8 +74,9 @@ func (r *Runtime) findImage(ctx context.Context, image *cri.ImageSpec) (*cri.Ima
 
 // pull pulls the image with each fitting credential until one works, with none when there is none. At most
 // Config.ParallelPulls run at once.
-func (r *Runtime) pull(ctx context.Context, p *v1.Pod, c *v1.Container, image *cri.ImageSpec, sandbox *cri.PodSandboxConfig) (*cri.Image, error) {
-	auths := r.credentials(ctx, p, image.Image)
+func (r puller) pull(ctx context.Context, image *cri.ImageSpec) (*cri.Image, error) {
+	p, c := r.pod, r.container
+	auths := r.credentials(ctx, image.Image)
 	began := time.Now()
 	r.cfg.Events.Normal(p, c.Name, "Pulling", "Pulling image %q", c.Image)
 	select {
@@ -78,12 +88,12 @@ func (r *Runtime) pull(ctx context.Context, p *v1.Pod, c *v1.Container, image *c
 	waited := time.Since(began)
 	var errs []error
 	for _, auth := range auths {
-		resp, err := r.images.PullImage(ctx, &cri.PullImageRequest{Image: image, Auth: auth, SandboxConfig: sandbox})
+		resp, err := r.images.PullImage(ctx, &cri.PullImageRequest{Image: image, Auth: auth, SandboxConfig: r.sandbox})
 		if err != nil {
 			errs = append(errs, errors.New(message(err)))
 			continue
 		}
-		return r.pulled(ctx, p, c, resp.ImageRef, [2]time.Duration{time.Since(began) - waited, time.Since(began)})
+		return r.pulled(ctx, resp.ImageRef, [2]time.Duration{time.Since(began) - waited, time.Since(began)})
 	}
 	msg := fmt.Sprintf("failed to pull image %q: %v", c.Image, errors.Join(errs...))
 	r.cfg.Events.Warning(p, c.Name, "Failed", "Failed to pull image %q: %v", c.Image, errors.Join(errs...))
@@ -91,7 +101,8 @@ func (r *Runtime) pull(ctx context.Context, p *v1.Pod, c *v1.Container, image *c
 }
 
 // pulled reports the pull, which took took[0], with waiting took[1].
-func (r *Runtime) pulled(ctx context.Context, p *v1.Pod, c *v1.Container, ref string, took [2]time.Duration) (*cri.Image, error) {
+func (r puller) pulled(ctx context.Context, ref string, took [2]time.Duration) (*cri.Image, error) {
+	p, c := r.pod, r.container
 	found, err := r.findImage(ctx, &cri.ImageSpec{Image: ref})
 	if err == nil && found == nil {
 		err = fmt.Errorf("image %q is gone right after it was pulled", c.Image)

@@ -16,9 +16,6 @@ import (
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 )
 
-// linksDir has one link per container log, for log collectors that know no other place.
-const linksDir = "/var/log/containers"
-
 // readTail reads at most the last most bytes of a file.
 func readTail(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
@@ -85,12 +82,17 @@ func restartsByLog(dir string) int {
 	return next
 }
 
+// linksDir is beside the logs and has one link per container log, for log collectors that know no other place:
+// /var/log/containers beside /var/log/pods.
+func linksDir(logsDir string) string { return filepath.Join(filepath.Dir(logsDir), "containers") }
+
 // link makes the container's log known to old log collectors. That it fails must not stop a container.
-func (r *Runtime) link(p *v1.Pod, name, id, log string) {
+func (l launch) link(id, log string) {
+	p, linksDir := l.req.Pod, linksDir(l.cfg.Node.LogsDir)
 	if _, err := os.Stat(log); err != nil {
 		return
 	}
-	path := filepath.Join(linksDir, fmt.Sprintf("%s_%s_%s-%s.log", p.Name, p.Namespace, name, id))
+	path := filepath.Join(linksDir, fmt.Sprintf("%s_%s_%s-%s.log", p.Name, p.Namespace, l.req.Start.Name, id))
 	if err := os.MkdirAll(linksDir, 0o755); err != nil {
 		return
 	}
@@ -100,7 +102,7 @@ func (r *Runtime) link(p *v1.Pod, name, id, log string) {
 // RemoveLogs removes the pod's logs and the links to them.
 func (r *Runtime) RemoveLogs(p *v1.Pod) error {
 	dir := spec.PodLogDir(r.cfg.Node.LogsDir, p)
-	links, _ := filepath.Glob(filepath.Join(linksDir, p.Name+"_"+p.Namespace+"_*.log"))
+	links, _ := filepath.Glob(filepath.Join(linksDir(r.cfg.Node.LogsDir), p.Name+"_"+p.Namespace+"_*.log"))
 	for _, l := range links {
 		if to, err := os.Readlink(l); err == nil && strings.HasPrefix(to, dir+"/") {
 			_ = os.Remove(l)

@@ -35,15 +35,22 @@ func (r *Runtime) Observe(ctx context.Context, uid types.UID) ([]pod.Sandbox, []
 	if err != nil {
 		return nil, nil, fmt.Errorf("list containers: %w", err)
 	}
-	sandboxes, err := r.sandboxes(ctx, boxes.Items)
+	look := observer{r, uid}
+	sandboxes, err := look.sandboxes(ctx, boxes.Items)
 	if err != nil {
 		return nil, nil, err
 	}
-	containers, err := r.containers(ctx, uid, conts.Containers)
+	containers, err := look.containers(ctx, conts.Containers)
 	return sandboxes, containers, err
 }
 
-func (r *Runtime) sandboxes(ctx context.Context, items []*cri.PodSandbox) ([]pod.Sandbox, error) {
+// observer looks at one pod.
+type observer struct {
+	*Runtime
+	uid types.UID
+}
+
+func (r observer) sandboxes(ctx context.Context, items []*cri.PodSandbox) ([]pod.Sandbox, error) {
 	sort.Slice(items, func(i, j int) bool {
 		if items[i].CreatedAt != items[j].CreatedAt {
 			return items[i].CreatedAt > items[j].CreatedAt
@@ -85,13 +92,13 @@ func ips(n *cri.PodSandboxNetworkStatus) []string {
 	return list
 }
 
-func (r *Runtime) containers(ctx context.Context, uid types.UID, items []*cri.Container) ([]pod.Container, error) {
+func (r observer) containers(ctx context.Context, items []*cri.Container) ([]pod.Container, error) {
 	sort.Slice(items, func(i, j int) bool { return items[i].CreatedAt > items[j].CreatedAt })
 	seen := map[string]bool{}
 	list := make([]pod.Container, 0, len(items))
 	for _, item := range items {
 		seen[item.Id] = true
-		c, err := r.container(ctx, uid, item)
+		c, err := r.container(ctx, item)
 		if notFound(err) {
 			continue
 		}
@@ -100,12 +107,12 @@ func (r *Runtime) containers(ctx context.Context, uid types.UID, items []*cri.Co
 		}
 		list = append(list, c)
 	}
-	r.forget(uid, seen)
+	r.forget(seen)
 	return list, nil
 }
 
 // container reads one status, from memory when the container has exited.
-func (r *Runtime) container(ctx context.Context, uid types.UID, item *cri.Container) (pod.Container, error) {
+func (r observer) container(ctx context.Context, item *cri.Container) (pod.Container, error) {
 	r.mu.Lock()
 	done, ok := r.finished[item.Id]
 	r.mu.Unlock()
@@ -121,18 +128,18 @@ func (r *Runtime) container(ctx context.Context, uid types.UID, item *cri.Contai
 	if c.State == pod.Exited {
 		c.Message = lastWords(ctx, resp.Status, c.Message)
 		r.mu.Lock()
-		r.finished[c.ID] = finished{c, uid}
+		r.finished[c.ID] = finished{c, r.uid}
 		r.mu.Unlock()
 	}
 	return c, nil
 }
 
 // forget drops the remembered containers of the pod that are gone.
-func (r *Runtime) forget(uid types.UID, seen map[string]bool) {
+func (r observer) forget(seen map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, f := range r.finished {
-		if f.uid == uid && !seen[id] {
+		if f.uid == r.uid && !seen[id] {
 			delete(r.finished, id)
 		}
 	}
@@ -263,6 +270,16 @@ func (r *Runtime) Pods(ctx context.Context) (map[types.UID]*Pod, error) {
 		m.pod.Fingerprint += m.text + " "
 	}
 	return pods, nil
+}
+
+// Fingerprints gives, by pod, a string that changes whenever one of its sandboxes or containers changes its state.
+func (r *Runtime) Fingerprints(ctx context.Context) (map[types.UID]string, error) {
+	pods, err := r.Pods(ctx)
+	marks := map[types.UID]string{}
+	for uid, p := range pods {
+		marks[uid] = p.Fingerprint
+	}
+	return marks, err
 }
 
 type mark struct {

@@ -17,14 +17,14 @@ const sandboxTimeout = 4 * time.Minute
 
 // CreateSandbox makes and starts a sandbox and returns its ID.
 func (r *Runtime) CreateSandbox(ctx context.Context, p *v1.Pod, attempt uint32, cgroupParent string) (string, error) {
-	config, err := r.sandboxConfig(p, attempt, cgroupParent)
+	config, err := sandboxConfig(r.cfg.Node, p, attempt, cgroupParent)
 	if err != nil {
 		return "", fmt.Errorf("failed to generate sandbox config: %w", err)
 	}
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		return "", fmt.Errorf("failed to create log directory: %w", err)
 	}
-	handler, err := r.handler(ctx, p)
+	handler, err := handler(ctx, p, r.cfg.RuntimeHandler)
 	if err != nil {
 		return "", err
 	}
@@ -37,28 +37,28 @@ func (r *Runtime) CreateSandbox(ctx context.Context, p *v1.Pod, attempt uint32, 
 	return resp.PodSandboxId, nil
 }
 
-func (r *Runtime) sandboxConfig(p *v1.Pod, attempt uint32, cgroupParent string) (*cri.PodSandboxConfig, error) {
-	resolv, err := r.resolv()
+func sandboxConfig(n *spec.Node, p *v1.Pod, attempt uint32, cgroupParent string) (*cri.PodSandboxConfig, error) {
+	resolv, err := resolv(n.ResolvConf)
 	if err != nil {
 		return nil, err
 	}
-	return spec.Sandbox(r.cfg.Node, p, attempt, cgroupParent, resolv)
+	return spec.Sandbox(n, p, attempt, cgroupParent, resolv)
 }
 
 // handler is the runtime handler that the pod's RuntimeClass stands for.
-func (r *Runtime) handler(ctx context.Context, p *v1.Pod) (string, error) {
+func handler(ctx context.Context, p *v1.Pod, lookUp func(context.Context, string) (string, error)) (string, error) {
 	class := p.Spec.RuntimeClassName
 	if class == nil || *class == "" {
 		return "", nil
 	}
-	if r.cfg.RuntimeHandler == nil {
+	if lookUp == nil {
 		return "", fmt.Errorf("spec.runtimeClassName %q: this kubelet has no API server to look it up", *class)
 	}
-	handler, err := r.cfg.RuntimeHandler(ctx, *class)
+	name, err := lookUp(ctx, *class)
 	if err != nil {
 		return "", fmt.Errorf("look up spec.runtimeClassName %q: %w", *class, err)
 	}
-	return handler, nil
+	return name, nil
 }
 
 // SandboxIPs asks for the addresses of a sandbox.

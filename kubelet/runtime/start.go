@@ -52,21 +52,31 @@ type Request struct {
 // StartContainer gets the image, creates and starts the container, and runs its postStart hook. It returns a *Fault when
 // any of it fails.
 func (r *Runtime) StartContainer(ctx context.Context, req *Request) error {
-	p, c := req.Pod, req.Start.Spec
+	return launch{r, req}.start(ctx)
+}
+
+// launch is one start of a container.
+type launch struct {
+	*Runtime
+	req *Request
+}
+
+func (r launch) start(ctx context.Context) error {
+	req, p, c := r.req, r.req.Pod, r.req.Start.Spec
 	fail := func(reason string, err error) error {
 		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", message(err))
 		return &Fault{Reason: reason, Message: message(err)}
 	}
-	sandbox, err := r.sandboxConfig(p, req.Attempt, req.CgroupParent)
+	sandbox, err := sandboxConfig(r.cfg.Node, p, req.Attempt, req.CgroupParent)
 	if err != nil {
 		return fail(ErrConfig, err)
 	}
-	image, err := r.ensureImage(ctx, p, c, sandbox)
+	image, err := puller{r.Runtime, p, c, sandbox}.ensure(ctx)
 	if err != nil {
 		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", err.(*Fault).Reason)
 		return err
 	}
-	config, err := r.config(ctx, req, image)
+	config, err := r.config(ctx, image)
 	if err != nil {
 		return fail(ErrConfig, err)
 	}
@@ -81,7 +91,7 @@ func (r *Runtime) StartContainer(ctx context.Context, req *Request) error {
 		return fail(ErrRun, err)
 	}
 	r.cfg.Events.Normal(p, c.Name, "Started", "Container started")
-	r.link(p, c.Name, created.ContainerId, filepath.Join(sandbox.LogDirectory, config.LogPath))
+	r.link(created.ContainerId, filepath.Join(sandbox.LogDirectory, config.LogPath))
 	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
 		return nil
 	}
@@ -93,11 +103,14 @@ func (r *Runtime) StartContainer(ctx context.Context, req *Request) error {
 }
 
 // config translates the container and makes on disk what its configuration refers to.
-func (r *Runtime) config(ctx context.Context, req *Request, image *cri.Image) (*cri.ContainerConfig, error) {
-	p, c := req.Pod, req.Start.Spec
-	source := &spec.EnvSource{Node: r.cfg.Node, Pod: p, Objects: r.cfg.Objects, PodIPs: r.podIPs(req)}
+func (r launch) config(ctx context.Context, image *cri.Image) (*cri.ContainerConfig, error) {
+	req, p, c := r.req, r.req.Pod, r.req.Start.Spec
+	source := &spec.EnvSource{Node: r.cfg.Node, Pod: p, Objects: r.cfg.Objects, PodIPs: r.podIPs()}
+	var err error
 	if r.cfg.Services != nil {
-		source.Services = r.cfg.Services()
+		if source.Services, err = r.cfg.Services(ctx, p); err != nil {
+			return nil, err
+		}
 	}
 	env, err := spec.Env(ctx, source, c)
 	if err != nil {
@@ -112,18 +125,18 @@ func (r *Runtime) config(ctx context.Context, req *Request, image *cri.Image) (*
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
 	}
-	if in.Mounts, err = r.mounts(ctx, req, env); err != nil {
+	if in.Mounts, err = r.mounts(ctx, env); err != nil {
 		return nil, err
 	}
 	return spec.Container(r.cfg.Node, in)
 }
 
 // podIPs are the pod's addresses: a host-network pod has the node's.
-func (r *Runtime) podIPs(req *Request) []string {
-	if req.Pod.Spec.HostNetwork {
+func (r launch) podIPs() []string {
+	if r.req.Pod.Spec.HostNetwork {
 		return r.cfg.Node.IPs
 	}
-	return req.IPs
+	return r.req.IPs
 }
 
 // imageUser is the user that the image asks for; root when it asks for none.
@@ -140,8 +153,8 @@ func imageUser(image *cri.Image) spec.ImageUser {
 const etcHosts = "/etc/hosts"
 
 // mounts lists the container's volumes, its hosts file and its place for last words.
-func (r *Runtime) mounts(ctx context.Context, req *Request, env []spec.Var) ([]*cri.Mount, error) {
-	p, c := req.Pod, req.Start.Spec
+func (r launch) mounts(ctx context.Context, env []spec.Var) ([]*cri.Mount, error) {
+	req, p, c := r.req, r.req.Pod, r.req.Start.Spec
 	hosts := p.Spec.HostNetwork || len(req.IPs) > 0
 	var list []*cri.Mount
 	for i := range c.VolumeMounts {
@@ -164,7 +177,7 @@ func (r *Runtime) mounts(ctx context.Context, req *Request, env []spec.Var) ([]*
 		list = append(list, spec.Mount(m, path))
 	}
 	if hosts {
-		path, err := r.hostsFile(req)
+		path, err := r.hostsFile()
 		if err != nil {
 			return nil, err
 		}
@@ -173,7 +186,7 @@ func (r *Runtime) mounts(ctx context.Context, req *Request, env []spec.Var) ([]*
 	if c.TerminationMessagePath == "" {
 		return list, nil
 	}
-	path, err := r.lastWordsFile(p, c.Name)
+	path, err := r.lastWordsFile()
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +201,8 @@ func absolute(path string) string {
 }
 
 // hostsFile writes the pod's /etc/hosts in place: running containers have this very file mounted.
-func (r *Runtime) hostsFile(req *Request) (string, error) {
+func (r launch) hostsFile() (string, error) {
+	req := r.req
 	var host []byte
 	if req.Pod.Spec.HostNetwork {
 		raw, err := os.ReadFile(etcHosts)
@@ -213,8 +227,8 @@ func (r *Runtime) hostsFile(req *Request) (string, error) {
 }
 
 // lastWordsFile makes an empty file of its own for each instance of a container to leave its termination message in.
-func (r *Runtime) lastWordsFile(p *v1.Pod, container string) (string, error) {
-	dir := filepath.Join(r.PodDir(p), "containers", container)
+func (r launch) lastWordsFile() (string, error) {
+	dir := filepath.Join(r.PodDir(r.req.Pod), "containers", r.req.Start.Name)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return "", fmt.Errorf("make container directory: %w", err)
 	}

@@ -32,7 +32,7 @@ func (w *worker) act(ctx context.Context, d *pod.Desired, a *pod.Actions) {
 	}
 	if a.Start != nil && len(a.StopSandboxes) == 0 {
 		s := *a.Start
-		w.begin(ctx, stepStart, false, func(ctx context.Context) { w.start(ctx, d.Pod, &s) })
+		w.begin(ctx, stepStart, false, func(ctx context.Context) { starter{w}.start(ctx, d.Pod, &s) })
 	}
 	for _, id := range a.Remove {
 		w.begin(ctx, stepRemove+id, false, func(ctx context.Context) { w.attempt("remove container", w.cfg.Runtime.RemoveContainer(ctx, id)) })
@@ -98,121 +98,6 @@ func (w *worker) record(id string, change func(*pod.Kill)) {
 	k := w.kills[id]
 	change(&k)
 	w.kills[id] = k
-}
-
-// start makes the pod's cgroup and volumes, its sandbox if needed, and starts containers one after the other.
-func (w *worker) start(ctx context.Context, p *v1.Pod, s *pod.Start) {
-	req := runtime.Request{Pod: p, SandboxID: s.SandboxID, Attempt: s.Attempt}
-	if err := w.prepare(ctx, p, s, &req); err != nil {
-		if ctx.Err() == nil {
-			w.fault("", pod.Fault{Reason: "FailedSync", Message: err.Error()})
-		}
-		return
-	}
-	w.clearFault("")
-	w.poke()
-	for _, c := range s.Containers {
-		if ctx.Err() != nil {
-			return
-		}
-		req.Start = c
-		w.startOne(ctx, &req)
-		w.poke()
-	}
-}
-
-// prepare gets everything ready that containers need.
-func (w *worker) prepare(ctx context.Context, p *v1.Pod, s *pod.Start, req *runtime.Request) error {
-	var err error
-	if req.CgroupParent, err = w.cfg.Cgroups.EnsurePod(p); err != nil {
-		w.cfg.Events.Warning(p, "", "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
-		return err
-	}
-	if req.Volumes, err = w.cfg.Volumes.Setup(ctx, p); err != nil {
-		if ctx.Err() == nil {
-			w.cfg.Events.Warning(p, "", "FailedMount", "%v", err)
-		}
-		return err
-	}
-	if s.NewSandbox {
-		if s.SandboxChanged {
-			w.cfg.Events.Normal(p, "", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
-		}
-		if req.SandboxID, err = w.cfg.Runtime.CreateSandbox(ctx, p, s.Attempt, req.CgroupParent); err != nil {
-			if ctx.Err() == nil {
-				w.cfg.Events.Warning(p, "", "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
-			}
-			return err
-		}
-	}
-	if p.Spec.HostNetwork {
-		return nil
-	}
-	req.IPs, err = w.cfg.Runtime.SandboxIPs(ctx, req.SandboxID)
-	return err
-}
-
-func (w *worker) startOne(ctx context.Context, req *runtime.Request) {
-	name := req.Start.Name
-	began := time.Now()
-	err := w.cfg.Runtime.StartContainer(ctx, req)
-	w.mu.Lock()
-	if req.Start.Crash.Delay > 0 {
-		w.crashes[name] = req.Start.Crash
-	}
-	w.mu.Unlock()
-	if err == nil {
-		w.clearFault(name)
-		w.log.Info("started container", "container", name, "took", time.Since(began).Round(time.Millisecond))
-		return
-	}
-	if ctx.Err() != nil {
-		return
-	}
-	w.log.Warn("cannot start container", "container", name, "err", err)
-	f := pod.Fault{Reason: "RunContainerError", Message: err.Error()}
-	var fault *runtime.Fault
-	if errors.As(err, &fault) {
-		f.Reason, f.Message = fault.Reason, fault.Message
-	}
-	w.fault(name, f)
-	if fault != nil && fault.Started != "" {
-		w.cfg.Events.Normal(req.Pod, name, "Killing", "FailedPostStartHook")
-		deadline := time.Now().Add(pod.Grace(req.Pod, name, pod.CausePostStart))
-		w.record(fault.Started, func(k *pod.Kill) {
-			*k = pod.Kill{Cause: pod.CausePostStart, Message: "FailedPostStartHook", Deadline: deadline, Hook: pod.Over}
-		})
-	}
-}
-
-// Back-off after faults: pulls as upstream's, everything else short, since it costs little to look again.
-const (
-	pullFirst, pullMost   = 10 * time.Second, 5 * time.Minute
-	faultFirst, faultMost = 500 * time.Millisecond, 10 * time.Second
-)
-
-// fault notes why a container (or, with an empty name, the pod) could not be started, and when to try again.
-func (w *worker) fault(name string, f pod.Fault) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	first, most := faultFirst, faultMost
-	if f.Reason == runtime.ErrImagePull {
-		first, most = pullFirst, pullMost
-	}
-	w.delays[name] = min(max(2*w.delays[name], first), most)
-	f.At = time.Now()
-	f.Retry = f.At.Add(w.delays[name])
-	w.faults[name] = f
-	if name == "" {
-		w.log.Warn("cannot prepare pod", "err", f.Message)
-	}
-}
-
-func (w *worker) clearFault(name string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.faults, name)
-	delete(w.delays, name)
 }
 
 // retryNow makes faults that a changed object may have cured be tried again at once.

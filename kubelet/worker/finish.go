@@ -10,15 +10,25 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
+// ending is how far the worker has come with what follows the end of all containers.
+type ending struct {
+	cleaned bool // volumes and cgroup are gone
+	deleted bool // the API has been asked to forget the pod
+	retry   time.Time
+}
+
+// finisher cleans up after a pod.
+type finisher struct{ *worker }
+
 // finish is what follows once everything of the pod has stopped: volumes, cgroup, then, if it is being deleted, sandboxes,
 // logs and at last the pod's object in the API. Each part is repeated until it succeeds; the pod stays in the API
 // as long as anything of it is left here.
-func (w *worker) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (again time.Time, gone bool) {
+func (w finisher) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (again time.Time, gone bool) {
 	if !w.idle() {
 		return time.Time{}, false // the end of the step wakes us
 	}
-	if now := time.Now(); now.Before(w.retry) {
-		return w.retry, false
+	if now := time.Now(); now.Before(w.ending.retry) {
+		return w.ending.retry, false
 	}
 	if err := w.cleanUp(ctx, d.Pod); err != nil {
 		return w.later(err), false
@@ -35,15 +45,15 @@ func (w *worker) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (a
 	return time.Time{}, removed
 }
 
-func (w *worker) later(err error) time.Time {
+func (w finisher) later(err error) time.Time {
 	w.log.Warn("cannot clean up after pod, will be tried again", "err", err)
-	w.retry = time.Now().Add(2 * afterError)
-	return w.retry
+	w.ending.retry = time.Now().Add(2 * afterError)
+	return w.ending.retry
 }
 
 // cleanUp takes away volumes and cgroup, once.
-func (w *worker) cleanUp(ctx context.Context, p *v1.Pod) error {
-	if w.cleaned {
+func (w finisher) cleanUp(ctx context.Context, p *v1.Pod) error {
+	if w.ending.cleaned {
 		return nil
 	}
 	if err := w.cfg.Volumes.Teardown(ctx, p.UID); err != nil {
@@ -55,14 +65,14 @@ func (w *worker) cleanUp(ctx context.Context, p *v1.Pod) error {
 	if w.cfg.Unregister != nil {
 		w.cfg.Unregister(p.UID)
 	}
-	w.cleaned = true
+	w.ending.cleaned = true
 	w.log.Info("pod has stopped")
 	return nil
 }
 
 // forget removes what the runtime keeps of the pod, then the pod from the API.
-func (w *worker) forget(ctx context.Context, p *v1.Pod, o *pod.Observed, removed bool) error {
-	if w.deleted {
+func (w finisher) forget(ctx context.Context, p *v1.Pod, o *pod.Observed, removed bool) error {
+	if w.ending.deleted {
 		return nil
 	}
 	for _, s := range o.Sandboxes {
@@ -81,6 +91,6 @@ func (w *worker) forget(ctx context.Context, p *v1.Pod, o *pod.Observed, removed
 			return fmt.Errorf("delete from the API: %w", err)
 		}
 	}
-	w.deleted = true
+	w.ending.deleted = true
 	return nil
 }

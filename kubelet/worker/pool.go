@@ -117,7 +117,7 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 	w := newWorker(&pl.cfg, p, static)
 	fresh := p.Status.StartTime == nil && p.DeletionTimestamp == nil
 	if fresh && pl.cfg.Admit != nil {
-		if end := pl.cfg.Admit(p, pl.active()); end != nil {
+		if end := pl.cfg.Admit(p, static, pl.active()); end != nil {
 			w.end = end
 			pl.cfg.Events.Warning(p, "", end.Reason, "%s", end.Message)
 		}

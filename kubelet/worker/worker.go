@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
 )
 
@@ -59,19 +60,9 @@ type Cgroups interface {
 // Probes runs the probes of containers.
 type Probes interface {
 	// Sync makes the probes of the pod be those of the targets.
-	Sync(p *v1.Pod, targets []Target)
+	Sync(p *v1.Pod, targets []probe.Target)
 	// Verdicts by container ID.
 	Verdicts(uid types.UID) map[string]pod.Probes
-}
-
-// Target is a running container whose probes shall run.
-type Target struct {
-	ID      string
-	Spec    *v1.Container
-	Started time.Time
-	PodIP   string
-	// Adopted are the verdicts last reported, for a container that ran before this kubelet did.
-	Adopted pod.Probes
 }
 
 // Statuses writes pod statuses to the API. All its methods return at once, except Flush.
@@ -100,7 +91,7 @@ type Config struct {
 	// counts as removed. Nil without an API server.
 	Delete func(ctx context.Context, p *v1.Pod) error
 	// Admit refuses a new pod by returning the end it meets. active are the pods that hold resources.
-	Admit func(p *v1.Pod, active []*v1.Pod) *pod.End
+	Admit func(p *v1.Pod, static bool, active []*v1.Pod) *pod.End
 	// HostIPs of the node.
 	HostIPs func() []string
 	// Register and Unregister tell of pods whose ConfigMaps and Secrets shall be watched. Optional.
@@ -119,9 +110,7 @@ type worker struct {
 
 	last     *v1.PodStatus
 	first    bool // no pass has been made yet
-	cleaned  bool // volumes and cgroup are gone
-	deleted  bool // the API has been asked to forget the pod
-	retry    time.Time
+	ending   ending
 	adopted  map[string]pod.Probes
 	backedUp map[string]string // the back-off last told of by event, by container name
 
@@ -226,7 +215,7 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	if !acts.Done {
 		return acts.Again, false
 	}
-	return w.finish(ctx, &d, &o)
+	return finisher{w}.finish(ctx, &d, &o)
 }
 
 // snapshot copies what the decision depends on. It is taken before the runtime is observed: a start that ends in between
@@ -269,7 +258,7 @@ func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodSta
 
 // probe runs the probes of what runs, and takes in their verdicts.
 func (w *worker) probe(p *v1.Pod, o *pod.Observed) {
-	var targets []Target
+	var targets []probe.Target
 	ip := ""
 	if len(o.Sandboxes) > 0 && len(o.Sandboxes[0].IPs) > 0 {
 		ip = o.Sandboxes[0].IPs[0]
@@ -282,7 +271,7 @@ func (w *worker) probe(p *v1.Pod, o *pod.Observed) {
 		if c.State != pod.Running || spec == nil || (spec.LivenessProbe == nil && spec.ReadinessProbe == nil && spec.StartupProbe == nil) {
 			continue
 		}
-		targets = append(targets, Target{ID: c.ID, Spec: spec, Started: c.StartedAt, PodIP: ip, Adopted: w.adopted[c.ID]})
+		targets = append(targets, probe.Target{ID: c.ID, Spec: spec, Started: c.StartedAt, PodIP: ip, Adopted: w.adopted[c.ID]})
 	}
 	w.cfg.Probes.Sync(p, targets)
 	o.Probes = w.cfg.Probes.Verdicts(p.UID)
@@ -295,7 +284,7 @@ func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	w.status = st
 	removed := w.removed
 	w.mu.Unlock()
-	if !removed && !w.deleted {
+	if !removed && !w.ending.deleted {
 		w.cfg.Statuses.Set(d.Pod, st)
 	}
 	for name, f := range acts.Waiting {

@@ -1,0 +1,220 @@
+// Package kubelet is the node's agent: it runs the pods that are bound to the node, through CRI only, and tells the
+// API how they are. This package is the assembly; README.md has the theory and the map.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/event"
+	"github.com/skiff-node/skiff/kubelet/objects"
+	"github.com/skiff-node/skiff/kubelet/observe"
+	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/pod/admit"
+	"github.com/skiff-node/skiff/kubelet/probe"
+	"github.com/skiff-node/skiff/kubelet/runtime"
+	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+	"github.com/skiff-node/skiff/kubelet/source"
+	"github.com/skiff-node/skiff/kubelet/status"
+	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/worker"
+)
+
+// Kubelet is one node's agent. New wires it, Run runs it.
+type Kubelet struct {
+	cfg    Config
+	log    *slog.Logger
+	rest   *rest.Config         // nil without an API server
+	client kubernetes.Interface // nil without an API server
+
+	facts    machine
+	spec     *spec.Node
+	events   *event.Recorder
+	runtime  *runtime.Runtime
+	objects  *objects.Cache // nil without an API server
+	volumes  *volume.Manager
+	cgroups  atomic.Pointer[cgroup.Manager] // once the runtime has told its driver
+	probes   *probe.Manager
+	statuses *status.Writer
+	pool     *worker.Pool
+	source   *source.Source
+	sourced  chan struct{} // closed once all sources have been read
+	services *services
+	node     *nodePart
+	server   *serverPart
+}
+
+// New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
+func New(cfg Config) (*Kubelet, error) {
+	cfg, err := complete(cfg)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{})}
+	if k.rest, err = restConfig(&cfg); err != nil {
+		return nil, err
+	}
+	if k.rest != nil {
+		if k.client, err = kubernetes.NewForConfig(k.rest); err != nil {
+			return nil, fmt.Errorf("make API client: %w", err)
+		}
+	}
+	if k.facts, err = readMachine(&cfg); err != nil {
+		return nil, err
+	}
+	k.events = event.New(k.client, cfg.NodeName)
+	for _, part := range []func() error{k.newObjects, k.newRuntime, k.newVolumes, k.newWorkers, k.newNode, k.newServer} {
+		if err := part(); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+// newRuntime makes the CRI client and what it needs to translate pods.
+func (k *Kubelet) newRuntime() error {
+	c := k.cfg.Configuration
+	k.spec = &spec.Node{
+		Name: k.cfg.NodeName, IPs: k.facts.ips, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
+		ResolvConf: *c.ResolverConfig, LogsDir: k.cfg.PodLogsDir, SeccompDefault: *c.SeccompDefault,
+		SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"), Memory: k.facts.memory, CPUCFSQuota: *c.CPUCFSQuota,
+		Allocatable: k.allocatable,
+	}
+	k.services = newServices(k.client)
+	var err error
+	k.runtime, err = runtime.New(runtime.Config{
+		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
+		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
+		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
+		RuntimeHandler: k.runtimeHandler(),
+	})
+	return err
+}
+
+// newWorkers makes the pool of workers and everything that feeds it.
+func (k *Kubelet) newWorkers() error {
+	c := k.cfg.Configuration
+	k.probes = probe.New(probe.Config{Checker: probe.Checks{Exec: k.runtime.Exec}, Events: k.events, Log: k.log,
+		Changed: func(uid types.UID) { k.pool.Wake(uid) }})
+	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
+	wc := worker.Config{
+		Runtime: k.runtime, Volumes: k.volumes, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events,
+		Admit: k.admit, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
+	}
+	if k.objects != nil {
+		wc.Register, wc.Unregister = k.objects.Register, k.objects.Unregister
+	}
+	if b := c.CrashLoopBackOff.MaxContainerRestartPeriod; b != nil {
+		wc.MaxBackoff = b.Duration
+	}
+	k.pool = worker.NewPool(wc)
+	k.source = source.New(source.Config{Client: k.client, NodeName: k.cfg.NodeName, NodeUID: k.nodeUID, Dir: c.StaticPodPath,
+		Period: c.FileCheckFrequency.Duration, Sink: k.pool, Ready: func() { close(k.sourced) }, Log: k.log})
+	return nil
+}
+
+// admit decides whether a new pod fits the node.
+func (k *Kubelet) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
+	refusal := admit.Check(p, static, active, admit.Node{Object: k.nodeObject(), Allocatable: k.allocatable()})
+	if refusal == nil {
+		return nil
+	}
+	k.log.Warn("pod rejected", "pod", p.Namespace+"/"+p.Name, "reason", refusal.Reason, "message", refusal.Message)
+	return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: refusal.Reason, Message: "Pod was rejected: " + refusal.Message}
+}
+
+// Run runs the kubelet until ctx ends or a part fails for good. Containers are left running.
+func (k *Kubelet) Run(ctx context.Context) error {
+	defer k.close()
+	if err := k.connect(ctx); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for name, run := range k.parts() {
+		group.Go(func() error {
+			err := run(ctx)
+			if ctx.Err() != nil || err == nil {
+				return nil
+			}
+			return fmt.Errorf("%s: %w", name, err)
+		})
+	}
+	return group.Wait()
+}
+
+// parts are the loops that make up a running kubelet.
+func (k *Kubelet) parts() map[string]func(context.Context) error {
+	calls, _ := k.runtime.CRI()
+	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Log: k.log})
+	parts := map[string]func(context.Context) error{
+		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.Run, "sweep": k.sweep,
+	}
+	if k.client != nil {
+		parts["services"] = k.services.run
+	}
+	if k.node != nil {
+		parts["node"] = k.node.run
+	}
+	if k.server != nil {
+		parts["server"] = k.server.run
+	}
+	return parts
+}
+
+// connect waits for the runtime and makes the cgroups that pods live below.
+func (k *Kubelet) connect(ctx context.Context) error {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		name, version, err := k.runtime.Version(ctx)
+		if err == nil {
+			k.log.Info("container runtime answers", "name", name, "version", version)
+			break
+		}
+		k.log.Warn("container runtime does not answer, will be asked again", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+	return k.newCgroups(ctx)
+}
+
+func (k *Kubelet) close() {
+	k.probes.Close()
+	k.statuses.Close()
+	k.events.Close()
+	if k.objects != nil {
+		k.objects.Close()
+	}
+	if err := k.runtime.Close(); err != nil {
+		k.log.Debug("close runtime connection", "err", err)
+	}
+}
+
+// Pods lists the node's pods with their newest statuses.
+func (k *Kubelet) Pods() []*v1.Pod { return k.pool.Pods() }
+
+// defaultIP is the address that packets to the outside would have.
+func defaultIP() (string, error) {
+	conn, err := net.Dial("udp", "192.0.2.1:9") // nothing is sent: only a route is looked up
+	if err != nil {
+		return "", errors.New("no default route to take the node's address from: give NodeIPs")
+	}
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+}

@@ -1,0 +1,227 @@
+package kubelet
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/objects"
+	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+	"github.com/skiff-node/skiff/kubelet/source"
+	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/volume/kinds"
+	"github.com/skiff-node/skiff/kubelet/volume/projected"
+	"github.com/skiff-node/skiff/kubelet/volume/token"
+)
+
+// machine is what the kubelet has to know of the machine before anything runs.
+type machine struct {
+	memory int64
+	cpus   int
+	ips    []string
+}
+
+func readMachine(cfg *Config) (machine, error) {
+	m := machine{cpus: runtime.NumCPU(), ips: cfg.NodeIPs}
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return m, fmt.Errorf("read the machine's memory: %w", err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if rest, ok := strings.CutPrefix(lines.Text(), "MemTotal:"); ok {
+			kib, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			m.memory = kib << 10
+		}
+	}
+	if len(m.ips) == 0 {
+		ip, err := defaultIP()
+		if err != nil {
+			return m, err
+		}
+		m.ips = []string{ip}
+	}
+	return m, nil
+}
+
+// errNoAPI is the answer to whoever wants an object where there is no API server.
+var errNoAPI = errors.New("this kubelet runs without an API server: only static pods, which cannot refer to objects of the API")
+
+// noObjects stands in for the API where there is none.
+type noObjects struct{}
+
+func (noObjects) ConfigMap(context.Context, string, string) (*v1.ConfigMap, error) {
+	return nil, errNoAPI
+}
+
+func (noObjects) Secret(context.Context, string, string) (*v1.Secret, error) { return nil, errNoAPI }
+
+func (noObjects) Token(context.Context, *v1.Pod, *v1.ServiceAccountTokenProjection) (string, error) {
+	return "", errNoAPI
+}
+
+func (noObjects) Forget(string) {}
+
+// reader reads ConfigMaps and Secrets.
+func (k *Kubelet) reader() spec.Objects {
+	if k.objects == nil {
+		return noObjects{}
+	}
+	return k.objects
+}
+
+func (k *Kubelet) newObjects() error {
+	if k.client == nil {
+		return nil
+	}
+	var err error
+	k.objects, err = objects.New(objects.Config{Client: k.client, Log: k.log, Changed: func(uids []types.UID) {
+		for _, uid := range uids {
+			k.pool.Retry(uid)
+		}
+		k.volumes.Changed(uids)
+	}})
+	return err
+}
+
+func (k *Kubelet) newVolumes() error {
+	cfg := projected.Config{Objects: k.reader(), Tokens: noObjects{}, Allocatable: k.allocatable}
+	if k.client != nil {
+		cfg.Tokens = token.New(token.Config{Client: k.client, Log: k.log})
+	}
+	var err error
+	k.volumes, err = volume.New(volume.Config{Root: k.cfg.RootDir, Kinds: kinds.All(cfg), Period: k.cfg.Configuration.SyncFrequency.Duration, Log: k.log})
+	return err
+}
+
+// newCgroups makes the tree of cgroups, with the driver that the runtime uses if it tells.
+func (k *Kubelet) newCgroups(ctx context.Context) error {
+	c := k.cfg.Configuration
+	driver := c.CgroupDriver
+	calls, _ := k.runtime.CRI()
+	resp, err := calls.RuntimeConfig(ctx, &cri.RuntimeConfigRequest{})
+	switch {
+	case err == nil && resp.GetLinux() != nil:
+		driver = strings.ToLower(resp.Linux.CgroupDriver.String())
+	case err != nil && status.Code(err) != codes.Unimplemented:
+		return fmt.Errorf("ask the runtime for its cgroup driver: %w", err)
+	}
+	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log,
+		Options: cgroup.Options{NoQuota: !*c.CPUCFSQuota, Pids: *c.PodPidsLimit}})
+	if err != nil {
+		return err
+	}
+	if err := m.EnsureNode(); err != nil {
+		return err
+	}
+	k.cgroups.Store(m)
+	return nil
+}
+
+// cgroups makes pods' cgroups with the manager that is known only once the runtime has answered.
+type cgroups Kubelet
+
+func (k *cgroups) EnsurePod(p *v1.Pod) (string, error) { return k.cgroups.Load().EnsurePod(p) }
+
+func (k *cgroups) RemovePod(ctx context.Context, uid types.UID) error {
+	return k.cgroups.Load().RemovePod(ctx, uid)
+}
+
+// parallelPulls is how many images may be pulled at once. Upstream's default is one; pulls of different images do not
+// disturb each other here, so it is some unless the configuration says otherwise.
+func parallelPulls(c *kubeletconfig.KubeletConfiguration) int {
+	switch {
+	case c.SerializeImagePulls != nil && *c.SerializeImagePulls:
+		return 1
+	case c.MaxParallelImagePulls != nil:
+		return int(*c.MaxParallelImagePulls)
+	}
+	return 0
+}
+
+// runtimeHandler looks RuntimeClasses up in the API; nil without one.
+func (k *Kubelet) runtimeHandler() func(context.Context, string) (string, error) {
+	if k.client == nil {
+		return nil
+	}
+	return func(ctx context.Context, name string) (string, error) {
+		class, err := k.client.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		return class.Handler, nil
+	}
+}
+
+// services watches the services that pods' environments tell of.
+type services struct {
+	factory informers.SharedInformerFactory
+	lister  corelisters.ServiceLister
+	synced  cache.InformerSynced
+}
+
+func newServices(client kubernetes.Interface) *services {
+	if client == nil {
+		return &services{}
+	}
+	// Headless services are never shown, and are many in some clusters.
+	f := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.LabelSelector = "!" + v1.IsHeadlessService
+	}))
+	s := f.Core().V1().Services()
+	return &services{factory: f, lister: s.Lister(), synced: s.Informer().HasSynced}
+}
+
+func (s *services) run(ctx context.Context) error {
+	s.factory.StartWithContext(ctx)
+	<-ctx.Done()
+	s.factory.Shutdown()
+	return nil
+}
+
+// of gives the services once they are known. A static pod does not wait: it may be the API server itself.
+func (s *services) of(ctx context.Context, p *v1.Pod) ([]*v1.Service, error) {
+	if s.lister == nil {
+		return nil, nil
+	}
+	static := p.Annotations[source.AnnotationSource] == "file"
+	for !static && !s.synced() {
+		select {
+		case <-ctx.Done():
+			return nil, errors.New("services have not yet been read at least once, cannot construct envvars")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return s.lister.List(labels.Everything())
+}
+
+// capacity is what the machine has for pods when no node object tells.
+func (m machine) capacity(maxPods int32) v1.ResourceList {
+	return v1.ResourceList{
+		v1.ResourceCPU:    *resource.NewQuantity(int64(m.cpus), resource.DecimalSI),
+		v1.ResourceMemory: *resource.NewQuantity(m.memory, resource.BinarySI),
+		v1.ResourcePods:   *resource.NewQuantity(int64(maxPods), resource.DecimalSI),
+	}
+}
