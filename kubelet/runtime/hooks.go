@@ -51,7 +51,7 @@ func (r *Runtime) RunHook(ctx context.Context, p *v1.Pod, id, container string, 
 			return fail("Exec", fmt.Sprint(h.Exec.Command), err, out)
 		}
 	case h.HTTPGet != nil:
-		if err := hook{r, p}.http(ctx, container, h.HTTPGet); err != nil {
+		if err := (hook{r, p}).http(ctx, container, h.HTTPGet); err != nil {
 			return fail("HTTP", h.HTTPGet.Path, err, nil)
 		}
 	case h.Sleep != nil:
