@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericregistry "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/filters"
@@ -28,6 +29,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/skiff-node/skiff/controlplane/apiserver/openapi"
 	"github.com/skiff-node/skiff/controlplane/apiserver/rules"
 	rulesadmission "github.com/skiff-node/skiff/controlplane/apiserver/rules/admission"
 	"github.com/skiff-node/skiff/controlplane/apiserver/rules/auth"
@@ -194,8 +196,13 @@ func (a *assembly) admit() (err error) {
 
 // finish builds the server and installs all groups.
 func (a *assembly) finish() (*Server, error) {
-	complete := a.config.Complete()
-	generic, err := complete.New("skiff-apiserver", genericapiserver.NewEmptyDelegate())
+	a.config.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
+	ext, err := a.extensions()
+	if err != nil {
+		return nil, err
+	}
+	a.config.EnableDiscovery = false
+	generic, err := a.config.Complete().New("skiff-apiserver", ext.GenericAPIServer)
 	if err != nil {
 		return nil, fmt.Errorf("API server: assemble: %w", err)
 	}
@@ -216,6 +223,10 @@ func (a *assembly) finish() (*Server, error) {
 	if err := i.install(groups); err != nil {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
+	if err := a.tokens.InstallDiscovery(generic.Handler.GoRestfulContainer, a.config.ExternalAddress); err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	openapi.New(ext).Install(generic.Handler.NonGoRestfulMux)
 	s := &Server{
 		settings: a.settings, generic: generic, loopback: a.config.LoopbackClientConfig, client: a.client,
 		informers: a.config.SharedInformerFactory, authz: a.authz, stores: a.stores, ready: make(chan struct{}),

@@ -38,7 +38,15 @@ func (i *installer) install(groups []rules.Group) error {
 			return err
 		}
 	}
+	i.root()
 	return nil
+}
+
+// root serves /apis, the list of groups, custom ones included.
+func (i *installer) root() {
+	m := i.server.AggregatedDiscoveryGroupManager
+	both := aggregated.WrapAggregatedDiscoveryToHandler(&groupList{source: m, serializer: i.config.Serializer, addresses: i.addresses}, m, m)
+	i.server.Handler.GoRestfulContainer.Add(both.GenerateWebService(genericapiserver.APIGroupPrefix, metav1.APIGroupList{}))
 }
 
 // group installs all versions of one group. Discovery lists groups by descending priority.
@@ -54,6 +62,9 @@ func (i *installer) group(g rules.Group, priority int) error {
 		version := i.version(gv, g)
 		version.Root = root
 		maps.Copy(version.Storage, v.Storage)
+		for _, s := range v.Storage {
+			i.server.RegisterDestroyFunc(s.Destroy)
+		}
 		resources, _, err := version.InstallREST(i.server.Handler.GoRestfulContainer)
 		if err != nil {
 			return fmt.Errorf("install %s: %w", gv, err)
@@ -69,7 +80,6 @@ func (i *installer) group(g rules.Group, priority int) error {
 		return nil
 	}
 	listed.PreferredVersion = listed.Versions[0]
-	i.server.DiscoveryGroupManager.AddGroup(listed)
 	i.server.Handler.GoRestfulContainer.Add(discovery.NewAPIGroupHandler(i.config.Serializer, listed).WebService())
 	return nil
 }

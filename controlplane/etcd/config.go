@@ -15,6 +15,7 @@ import (
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 )
 
 const (
@@ -28,11 +29,14 @@ const (
 	// maxSocketPath is the kernel's limit of a unix socket's path (unix(7)).
 	maxSocketPath = 107
 
+	// slow is how long a request may take before etcd warns. Its own 100 ms would warn at each start, when all caches fill.
+	slow = time.Second
+
 	dialKeepAliveTime    = 30 * time.Second
 	dialKeepAliveTimeout = 10 * time.Second
 )
 
-func memberConfig(cfg Config, dir string) (*embed.Config, error) {
+func memberConfig(cfg Config, dir string, log *zap.Logger) (*embed.Config, error) {
 	ec := embed.NewConfig()
 	ec.Name, ec.Dir = memberName, filepath.Join(dir, "data")
 	client, err := socketURL(dir, "client.sock")
@@ -56,7 +60,8 @@ func memberConfig(cfg Config, dir string) (*embed.Config, error) {
 	ec.UnsafeNoFsync = cfg.UnsafeNoFsync
 	ec.WatchProgressNotifyInterval = 5 * time.Second
 	ec.EnableGRPCGateway = false
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log))
+	ec.WarningApplyDuration, ec.WarningUnaryRequestDuration = slow, slow
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	return ec, nil
 }
 

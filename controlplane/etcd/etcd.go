@@ -23,6 +23,7 @@ import (
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
 )
 
 // ErrInUse is returned by New when another process holds the data directory.
@@ -55,6 +56,7 @@ type Server struct {
 	client *kubernetes.Client
 	unlock func() error
 	ready  chan struct{}
+	log    *bridge
 	once   sync.Once
 }
 
@@ -84,20 +86,20 @@ func newEmbedded(cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{unlock: unlock, ready: make(chan struct{})}
+	s := &Server{unlock: unlock, ready: make(chan struct{}), log: newBridge(cfg.Log)}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	ec, err := memberConfig(cfg, dir)
+	ec, err := memberConfig(cfg, dir, s.log.logger())
 	if err != nil {
 		return nil, err
 	}
 	if s.member, err = embed.StartEtcd(ec); err != nil {
 		return nil, fmt.Errorf("etcd: start member in %s: %w", dir, err)
 	}
-	if s.client, err = kubernetes.New(clientConfig([]string{ec.ListenClientUrls[0].String()}, cfg.Log)); err != nil {
+	if s.client, err = kubernetes.New(clientConfig([]string{ec.ListenClientUrls[0].String()}, s.log.logger())); err != nil {
 		return nil, fmt.Errorf("etcd: client of the embedded member: %w", err)
 	}
 	inProcess := v3client.New(s.member.Server)
@@ -106,7 +108,8 @@ func newEmbedded(cfg Config) (_ *Server, err error) {
 }
 
 func newExternal(cfg Config) (*Server, error) {
-	cc := clientConfig(cfg.Endpoints, cfg.Log)
+	log := newBridge(cfg.Log)
+	cc := clientConfig(cfg.Endpoints, log.logger())
 	tls, err := cfg.TLS.config()
 	if err != nil {
 		return nil, err
@@ -116,7 +119,7 @@ func newExternal(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd: client of %v: %w", cfg.Endpoints, err)
 	}
-	s := &Server{client: client, ready: make(chan struct{})}
+	s := &Server{client: client, ready: make(chan struct{}), log: log}
 	close(s.ready)
 	return s, nil
 }
@@ -163,6 +166,7 @@ func (s *Server) Snapshot(ctx context.Context, path string) error {
 
 func (s *Server) close() {
 	s.once.Do(func() {
+		s.log.closing.Store(true)
 		if s.client != nil {
 			s.client.Close()
 		}
@@ -175,11 +179,11 @@ func (s *Server) close() {
 	})
 }
 
-func clientConfig(endpoints []string, log *slog.Logger) clientv3.Config {
+func clientConfig(endpoints []string, log *zap.Logger) clientv3.Config {
 	return clientv3.Config{
 		Endpoints:            endpoints,
 		DialKeepAliveTime:    dialKeepAliveTime,
 		DialKeepAliveTimeout: dialKeepAliveTimeout,
-		Logger:               zapLogger(log),
+		Logger:               log,
 	}
 }

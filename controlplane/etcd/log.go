@@ -3,27 +3,31 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// zapLogger hands etcd's warnings and errors to slog. Its information lines say nothing an operator needs.
-func zapLogger(log *slog.Logger) *zap.Logger {
-	return zap.New(&bridge{log: log.With("component", "etcd")})
+// bridge is a zap core that hands etcd's warnings and errors to slog. Its information lines say nothing an operator
+// needs, and what it complains about while being closed is only that it is closed.
+type bridge struct {
+	log     *slog.Logger
+	closing *atomic.Bool
 }
 
-// bridge is a zap core over slog.
-type bridge struct {
-	log *slog.Logger
+func newBridge(log *slog.Logger) *bridge {
+	return &bridge{log: log.With("component", "etcd"), closing: &atomic.Bool{}}
 }
+
+func (b *bridge) logger() *zap.Logger { return zap.New(b) }
 
 func (b *bridge) Enabled(l zapcore.Level) bool {
-	return l >= zapcore.WarnLevel && b.log.Enabled(context.Background(), level(l))
+	return l >= zapcore.WarnLevel && !b.closing.Load() && b.log.Enabled(context.Background(), level(l))
 }
 
 func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
-	return &bridge{log: b.log.With(attrs(fields)...)}
+	return &bridge{log: b.log.With(attrs(fields)...), closing: b.closing}
 }
 
 func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {

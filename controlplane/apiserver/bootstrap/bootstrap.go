@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 const (
@@ -49,55 +49,54 @@ func New(cfg Config) *Bootstrap { return &Bootstrap{cfg} }
 
 // step is one thing that must be there.
 type step struct {
-	name string
-	do   func(context.Context) error
+	name   string
+	do     func(context.Context) error
+	warned bool
 }
 
-// Run performs all steps, each until it succeeds, and then keeps the endpoints right until ctx ends.
+// Run performs the steps, again and again until each has succeeded once, and then keeps the endpoints right until ctx
+// ends. A step that fails does not hold up the others.
 func (b *Bootstrap) Run(ctx context.Context) {
-	for _, s := range []step{
-		{"namespaces", b.namespaces},
-		{"service kubernetes", b.service},
-		{"endpoints of kubernetes", b.endpoints},
-		{"priority classes", b.priorityClasses},
-		{"roles and bindings", b.roles},
-		{"authentication of extension API servers", b.authentication},
-	} {
-		if !b.until(ctx, s) {
+	pending := []*step{
+		{name: "namespaces", do: b.namespaces},
+		{name: "service kubernetes", do: b.service},
+		{name: "endpoints of kubernetes", do: b.endpoints},
+		{name: "priority classes", do: b.priorityClasses},
+		{name: "roles and bindings", do: b.roles},
+		{name: "authentication of extension API servers", do: b.authentication},
+	}
+	for len(pending) > 0 {
+		pending = slices.DeleteFunc(pending, func(s *step) bool { return b.try(ctx, s) })
+		if len(pending) > 0 && !sleep(ctx, retryDelay) {
 			return
 		}
 	}
-	tick := time.NewTicker(auditPeriod)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := b.endpoints(ctx); err != nil && ctx.Err() == nil {
-				b.cfg.Log.Warn("cluster bootstrap: audit of the endpoints of kubernetes", "error", err)
-			}
+	for sleep(ctx, auditPeriod) {
+		if err := b.endpoints(ctx); err != nil && ctx.Err() == nil {
+			b.cfg.Log.Warn("cluster bootstrap: audit of the endpoints of kubernetes", "error", err)
 		}
 	}
 }
 
-// until repeats a step until it succeeds; it reports false when ctx ends first.
-func (b *Bootstrap) until(ctx context.Context, s step) bool {
-	warned := false
-	for {
-		err := s.do(ctx)
-		if err == nil {
-			return true
-		}
-		if !warned && ctx.Err() == nil {
-			warned = true
-			b.cfg.Log.Warn("cluster bootstrap: will try again", "step", s.name, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(retryDelay):
-		}
+// try reports whether the step is done; its first failure is logged.
+func (b *Bootstrap) try(ctx context.Context, s *step) bool {
+	err := s.do(ctx)
+	if err != nil && !s.warned && ctx.Err() == nil {
+		s.warned = true
+		b.cfg.Log.Warn("cluster bootstrap: will try again", "step", s.name, "error", err)
+	}
+	return err == nil
+}
+
+// sleep reports false when ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 

@@ -1,6 +1,12 @@
 package rules
 
 import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/apis/admissionregistration"
 	"k8s.io/kubernetes/pkg/apis/certificates"
@@ -12,9 +18,11 @@ import (
 	"k8s.io/kubernetes/pkg/apis/resource"
 	"k8s.io/kubernetes/pkg/apis/scheduling"
 	"k8s.io/kubernetes/pkg/apis/storage"
+	"k8s.io/kubernetes/pkg/apis/storagemigration"
 	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingwebhookconfiguration"
 	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingwebhookconfiguration"
 	registrycertificates "k8s.io/kubernetes/pkg/registry/certificates/certificates"
+	"k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
 	"k8s.io/kubernetes/pkg/registry/flowcontrol/flowschema"
@@ -26,6 +34,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/networking/servicecidr"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/resource/deviceclass"
+	"k8s.io/kubernetes/pkg/registry/resource/devicetaintrule"
 	"k8s.io/kubernetes/pkg/registry/resource/resourceslice"
 	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
 	"k8s.io/kubernetes/pkg/registry/storage/csidriver"
@@ -34,6 +43,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/storage/storageclass"
 	"k8s.io/kubernetes/pkg/registry/storage/volumeattachment"
 	"k8s.io/kubernetes/pkg/registry/storage/volumeattributesclass"
+	registrymigration "k8s.io/kubernetes/pkg/registry/storagemigration/storagemigration"
 )
 
 // clusterKinds are the rows of coordination, discovery, certificates, scheduling, node, admissionregistration,
@@ -55,6 +65,16 @@ func clusterKinds() []kind {
 			sub: map[string]rest.RESTUpdateStrategy{
 				"status": registrycertificates.StatusStrategy, "approval": registrycertificates.ApprovalStrategy,
 			},
+		},
+		{
+			group: "certificates.k8s.io", resource: "clustertrustbundles",
+			objects:  of[certificates.ClusterTrustBundle, certificates.ClusterTrustBundleList](),
+			strategy: clustertrustbundle.Strategy, attrs: trustBundleAttrs,
+		},
+		{
+			group: "storagemigration.k8s.io", resource: "storageversionmigrations",
+			objects:  of[storagemigration.StorageVersionMigration, storagemigration.StorageVersionMigrationList](),
+			strategy: registrymigration.Strategy, sub: status(registrymigration.StatusStrategy),
 		},
 		{
 			group: "scheduling.k8s.io", resource: "priorityclasses", singular: "priorityclass", short: []string{"pc"},
@@ -86,6 +106,11 @@ func clusterKinds() []kind {
 		{
 			group: "resource.k8s.io", resource: "deviceclasses", singular: "deviceclass", returnDeleted: true,
 			objects: of[resource.DeviceClass, resource.DeviceClassList](), strategy: deviceclass.Strategy,
+		},
+		{
+			group: "resource.k8s.io", resource: "devicetaintrules",
+			objects:  of[resource.DeviceTaintRule, resource.DeviceTaintRuleList](),
+			strategy: devicetaintrule.Strategy, sub: status(devicetaintrule.StatusStrategy),
 		},
 		{
 			group: "resource.k8s.io", resource: "resourceslices", returnDeleted: true,
@@ -138,7 +163,7 @@ func storageKinds() []kind {
 		},
 		{
 			group: group, resource: "csinodes", returnDeleted: true,
-			objects: of[storage.CSINode, storage.CSINodeList](), strategy: csinode.Strategy,
+			objects: of[storage.CSINode, storage.CSINodeList](), strategy: csinode.Strategy, sub: status(csinode.StatusStrategy),
 		},
 		{
 			group: group, resource: "volumeattachments", returnDeleted: true,
@@ -154,4 +179,15 @@ func storageKinds() []kind {
 			objects: of[storage.VolumeAttributesClass, storage.VolumeAttributesClassList](), strategy: volumeattributesclass.Strategy,
 		},
 	}
+}
+
+// trustBundleAttrs lets clients select bundles by their signer.
+func trustBundleAttrs(o runtime.Object) (labels.Set, fields.Set, error) {
+	b, ok := o.(*certificates.ClusterTrustBundle)
+	if !ok {
+		return nil, nil, fmt.Errorf("expected a ClusterTrustBundle, got %T", o)
+	}
+	return labels.Set(b.Labels), generic.MergeFieldsSets(generic.ObjectMetaFieldsSet(&b.ObjectMeta, false), fields.Set{
+		"spec.signerName": b.Spec.SignerName,
+	}), nil
 }

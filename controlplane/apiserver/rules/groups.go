@@ -18,7 +18,7 @@ func order() []string {
 		"", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch", "certificates.k8s.io",
 		"networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io", "admissionregistration.k8s.io",
 		"apps", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io", "discovery.k8s.io", "resource.k8s.io",
-		"flowcontrol.apiserver.k8s.io",
+		"flowcontrol.apiserver.k8s.io", "storagemigration.k8s.io",
 	}
 }
 
@@ -45,7 +45,7 @@ func Groups(d Deps) ([]Group, error) {
 			return nil, err
 		}
 	}
-	for _, special := range []func() error{b.addNodesAndPods, b.addNamespaces, b.addRBAC, b.addReviews, b.addPolicies, b.addClaims} {
+	for _, special := range []func() error{b.addNodesAndPods, b.addNamespaces, b.addRBAC, b.addReviews, b.addPolicies, b.addClaims, b.addCertificates} {
 		if err := special(); err != nil {
 			return nil, err
 		}

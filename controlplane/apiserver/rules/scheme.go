@@ -7,7 +7,6 @@ package rules
 
 import (
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	_ "k8s.io/kubernetes/pkg/apis/admission/install"             // registers the group with the scheme
@@ -30,6 +29,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/resource/install"              // registers the group with the scheme
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"            // registers the group with the scheme
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"               // registers the group with the scheme
+	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"      // registers the group with the scheme
 )
 
 // Scheme holds every type of the built-in groups, with conversions and defaults.
@@ -44,8 +44,3 @@ func Codecs() serializer.CodecFactory {
 
 // ParameterCodec reads the options of a request from its query.
 func ParameterCodec() runtime.ParameterCodec { return legacyscheme.ParameterCodec }
-
-// internal is the version under which objects are held in memory.
-func internal(group string) schema.GroupVersion {
-	return schema.GroupVersion{Group: group, Version: runtime.APIVersionInternal}
-}

@@ -6,9 +6,14 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubernetes/pkg/apis/admissionregistration"
+	"k8s.io/kubernetes/pkg/apis/certificates"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/rbac"
 	apiresource "k8s.io/kubernetes/pkg/apis/resource"
@@ -24,6 +29,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/authorization/selfsubjectaccessreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/selfsubjectrulesreview"
 	"k8s.io/kubernetes/pkg/registry/authorization/subjectaccessreview"
+	"k8s.io/kubernetes/pkg/registry/certificates/podcertificaterequest"
 	namespacestore "k8s.io/kubernetes/pkg/registry/core/namespace/storage"
 	nodestore "k8s.io/kubernetes/pkg/registry/core/node/storage"
 	podstore "k8s.io/kubernetes/pkg/registry/core/pod/storage"
@@ -40,6 +46,7 @@ import (
 	rbacvalidation "k8s.io/kubernetes/pkg/registry/rbac/validation"
 	"k8s.io/kubernetes/pkg/registry/resource/resourceclaim"
 	"k8s.io/kubernetes/pkg/registry/resource/resourceclaimtemplate"
+	"k8s.io/utils/clock"
 )
 
 // The kinds below are more than rows: their subresources are transactions over several objects (binding, eviction,
@@ -235,6 +242,29 @@ func (g policyGetter) GetMutatingAdmissionPolicy(ctx context.Context, name strin
 		return nil, err
 	}
 	return o.(*admissionregistration.MutatingAdmissionPolicy), nil
+}
+
+// addCertificates adds the requests of pods for certificates; who may answer one depends on the signer.
+func (b *builder) addCertificates() error {
+	rules := podcertificaterequest.NewStrategy()
+	_, err := b.addKind(kind{
+		group: certificates.GroupName, resource: "podcertificaterequests",
+		objects:  of[certificates.PodCertificateRequest, certificates.PodCertificateRequestList](),
+		strategy: rules, sub: status(podcertificaterequest.NewStatusStrategy(rules, b.deps.Authorizer, clock.RealClock{})),
+		attrs: certificateRequestAttrs,
+	})
+	return err
+}
+
+// certificateRequestAttrs lets clients select requests by signer, pod and node.
+func certificateRequestAttrs(o runtime.Object) (labels.Set, fields.Set, error) {
+	r, ok := o.(*certificates.PodCertificateRequest)
+	if !ok {
+		return nil, nil, fmt.Errorf("expected a PodCertificateRequest, got %T", o)
+	}
+	return labels.Set(r.Labels), generic.MergeFieldsSets(generic.ObjectMetaFieldsSet(&r.ObjectMeta, true), fields.Set{
+		"spec.signerName": r.Spec.SignerName, "spec.podName": r.Spec.PodName, "spec.nodeName": string(r.Spec.NodeName),
+	}), nil
 }
 
 // addClaims adds the kinds of dynamic resource allocation whose rules ask for the labels of the namespace.

@@ -115,6 +115,13 @@ func (c customResources) GetRESTOptions(resource schema.GroupResource, _ runtime
 	return c.s.options(cfg.ForResource(resource), path.Join(resource.Group, resource.Resource), c.s.cached), nil
 }
 
+// Definitions is the place of the definitions of custom kinds, which have a codec of their own.
+func (s *Stores) Definitions(resource schema.GroupResource, codec runtime.Codec) (generic.RESTOptions, error) {
+	cfg := s.factory.StorageConfig
+	cfg.Codec = codec
+	return s.options(cfg.ForResource(resource), path.Join(resource.Group, resource.Resource), s.cached), nil
+}
+
 // Check asks etcd for a key; it fails while the member cannot serve linearizable reads.
 func (s *Stores) Check(ctx context.Context) error {
 	if _, err := s.client.KV.Get(ctx, path.Join(Prefix, "health")); err != nil {

@@ -32,7 +32,7 @@ func NewAuthorizer(f informers.SharedInformerFactory) (*Authorizer, error) {
 	p := newPolicy(f)
 	graph := node.NewGraph()
 	node.AddGraphEventHandlers(graph, f.Core().V1().Nodes(), f.Core().V1().Pods(), f.Core().V1().PersistentVolumes(),
-		f.Storage().V1().VolumeAttachments(), f.Resource().V1().ResourceSlices(), nil)
+		f.Storage().V1().VolumeAttachments(), f.Resource().V1().ResourceSlices(), f.Certificates().V1().PodCertificateRequests())
 	rules := rbac.New(p, p, p, p)
 	nodes := node.NewAuthorizer(graph, nodeidentifier.NewDefaultNodeIdentifier(), bootstrappolicy.NodeRules())
 	all, err := union.New(
