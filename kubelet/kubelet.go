@@ -4,10 +4,8 @@ package kubelet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/event"
+	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/observe"
 	"github.com/skiff-node/skiff/kubelet/pod"
@@ -54,7 +53,7 @@ type Kubelet struct {
 	source   *source.Source
 	sourced  chan struct{} // closed once all sources have been read
 	services *services
-	node     *nodePart
+	node     *node.Manager // nil without an API server
 	server   *serverPart
 }
 
@@ -100,7 +99,7 @@ func (k *Kubelet) newRuntime() error {
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
-		RuntimeHandler: k.runtimeHandler(),
+		RuntimeHandler: runtimeHandler(k.client),
 	})
 	return err
 }
@@ -168,7 +167,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 		parts["services"] = k.services.run
 	}
 	if k.node != nil {
-		parts["node"] = k.node.run
+		parts["node"] = k.node.Run
 	}
 	if k.server != nil {
 		parts["server"] = k.server.run
@@ -208,13 +207,3 @@ func (k *Kubelet) close() {
 
 // Pods lists the node's pods with their newest statuses.
 func (k *Kubelet) Pods() []*v1.Pod { return k.pool.Pods() }
-
-// defaultIP is the address that packets to the outside would have.
-func defaultIP() (string, error) {
-	conn, err := net.Dial("udp", "192.0.2.1:9") // nothing is sent: only a route is looked up
-	if err != nil {
-		return "", errors.New("no default route to take the node's address from: give NodeIPs")
-	}
-	defer conn.Close()
-	return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
-}

@@ -1,13 +1,9 @@
 package kubelet
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/source"
@@ -38,30 +35,26 @@ import (
 
 // machine is what the kubelet has to know of the machine before anything runs.
 type machine struct {
-	memory int64
-	cpus   int
-	ips    []string
+	memory, cpus int64
+	ips          []string
+	reserved     func(v1.ResourceList) v1.ResourceList
 }
 
 func readMachine(cfg *Config) (machine, error) {
-	m := machine{cpus: runtime.NumCPU(), ips: cfg.NodeIPs}
-	f, err := os.Open("/proc/meminfo")
+	facts, err := node.ReadFacts(cfg.RootDir)
 	if err != nil {
-		return m, fmt.Errorf("read the machine's memory: %w", err)
+		return machine{}, fmt.Errorf("read the facts of this machine: %w", err)
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "MemTotal:"); ok {
-			kib, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			m.memory = kib << 10
-		}
+	kept, err := readReservation(cfg.Configuration)
+	if err != nil {
+		return machine{}, err
+	}
+	m := machine{memory: facts.Memory, cpus: facts.CPUs, ips: cfg.NodeIPs, reserved: kept.of}
+	if len(m.ips) == 0 && facts.DefaultIP == "" {
+		return m, errors.New("no default route to take the node's address from: give NodeIPs")
 	}
 	if len(m.ips) == 0 {
-		ip, err := defaultIP()
-		if err != nil {
-			return m, err
-		}
-		m.ips = []string{ip}
+		m.ips = []string{facts.DefaultIP}
 	}
 	return m, nil
 }
@@ -162,12 +155,12 @@ func parallelPulls(c *kubeletconfig.KubeletConfiguration) int {
 }
 
 // runtimeHandler looks RuntimeClasses up in the API; nil without one.
-func (k *Kubelet) runtimeHandler() func(context.Context, string) (string, error) {
-	if k.client == nil {
+func runtimeHandler(client kubernetes.Interface) func(context.Context, string) (string, error) {
+	if client == nil {
 		return nil
 	}
 	return func(ctx context.Context, name string) (string, error) {
-		class, err := k.client.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
+		class, err := client.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return "", err
 		}
@@ -220,7 +213,7 @@ func (s *services) of(ctx context.Context, p *v1.Pod) ([]*v1.Service, error) {
 // capacity is what the machine has for pods when no node object tells.
 func (m machine) capacity(maxPods int32) v1.ResourceList {
 	return v1.ResourceList{
-		v1.ResourceCPU:    *resource.NewQuantity(int64(m.cpus), resource.DecimalSI),
+		v1.ResourceCPU:    *resource.NewQuantity(m.cpus, resource.DecimalSI),
 		v1.ResourceMemory: *resource.NewQuantity(m.memory, resource.BinarySI),
 		v1.ResourcePods:   *resource.NewQuantity(int64(maxPods), resource.DecimalSI),
 	}

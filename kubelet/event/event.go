@@ -7,6 +7,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -60,6 +61,14 @@ func (r *Recorder) record(p *v1.Pod, container, kind, reason, message string) {
 	}
 	var about runtime.Object = Reference(p, container)
 	r.recorder.Event(about, kind, reason, message)
+}
+
+// Node records an event of the node itself.
+func (r *Recorder) Node(name, kind, reason, message string) {
+	if r == nil || r.recorder == nil {
+		return
+	}
+	r.recorder.Event(&v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: name, UID: types.UID(name)}, kind, reason, message)
 }
 
 // Reference names a pod or, by fieldPath, one of its containers.
