@@ -34,6 +34,7 @@ var owners = map[string][]string{
 	"github.com/google/nftables":                  {"proxy/apply", "proxy/packettest", "network/policy", "network/hostport"},
 	"github.com/coredns/coredns":                  {"network/dns"},
 	"k8s.io/apiserver":                            {"controlplane/apiserver"},
+	"k8s.io/apiserver/pkg/quota":                  {"controlplane/apiserver", "controlplane/controller"},
 	"k8s.io/apiextensions-apiserver":              {"controlplane/apiserver"},
 	"k8s.io/kubernetes/pkg/controller":            {"controlplane/controller"},
 	"k8s.io/kubernetes/pkg":                       {"controlplane/apiserver/rules", "controlplane/controller"},
