@@ -75,9 +75,10 @@ func or(v, fallback string) string {
 }
 
 // The places below RunDir and StateDir.
-func (c Config) nsDir() string      { return filepath.Join(c.RunDir, "ns") }
-func (c Config) cniDir() string     { return filepath.Join(c.RunDir, "cni") }
-func (c Config) portsDir() string   { return filepath.Join(c.RunDir, "ports") }
-func (c Config) sysctls() string    { return filepath.Join(c.RunDir, "sysctls.json") }
-func (c Config) journal() string    { return filepath.Join(c.StateDir, "addresses.journal") }
-func (c Config) rangesFile() string { return filepath.Join(c.StateDir, "ranges.json") }
+func (c Config) nsDir() string       { return filepath.Join(c.RunDir, "ns") }
+func (c Config) cniDir() string      { return filepath.Join(c.RunDir, "cni") }
+func (c Config) portsDir() string    { return filepath.Join(c.RunDir, "ports") }
+func (c Config) sysctls() string     { return filepath.Join(c.RunDir, "sysctls.json") }
+func (c Config) journal() string     { return filepath.Join(c.StateDir, "addresses.journal") }
+func (c Config) networksDir() string { return filepath.Join(c.StateDir, "networks") }
+func (c Config) rangesFile() string  { return filepath.Join(c.StateDir, "ranges.json") }

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/skiff-node/skiff/network"
+	"github.com/skiff-node/skiff/network/bridge"
 	"github.com/skiff-node/skiff/network/cni"
 	"github.com/skiff-node/skiff/network/engine/plugins"
 	"github.com/skiff-node/skiff/network/guard"
@@ -45,7 +46,9 @@ type running struct {
 	addresses *ipam.Store
 	host      *veth.Host
 	ports     *hostport.Table
+	builtin   map[string]cni.Plugin
 	skiff     *plugins.Skiff
+	hostLocal *plugins.HostLocal
 	driver    *cni.Driver
 	sweeper   *sweeper
 }
@@ -118,12 +121,28 @@ func (e *Engine) start(r ranges) (up *running, err error) {
 	if err != nil {
 		return up, err
 	}
-	up.skiff = &plugins.Skiff{Addresses: up.addresses, Host: up.host, Ports: up.ports, Ready: e.ready, Discarded: up.sweeper.wake}
+	e.plugins(up)
 	up.driver, err = cni.New(cni.Config{
-		ConfDir: e.cfg.ConfDir, BinDirs: e.cfg.BinDirs, CacheDir: e.cfg.cniDir(), Default: []byte(builtinNetwork), Log: e.log,
-		Builtin: map[string]cni.Plugin{"skiff": up.skiff},
+		ConfDir: e.cfg.ConfDir, BinDirs: e.cfg.BinDirs, CacheDir: e.cfg.cniDir(), Default: []byte(builtinNetwork),
+		Builtin: up.builtin, Log: e.log,
 	})
 	return up, err
+}
+
+// plugins makes the plugin types that run in process.
+func (e *Engine) plugins(up *running) {
+	up.skiff = &plugins.Skiff{
+		Addresses: up.addresses, Host: up.host, Ports: up.ports, Ready: e.ready, Discarded: up.sweeper.wake,
+	}
+	up.hostLocal = &plugins.HostLocal{Dir: e.cfg.networksDir()}
+	up.builtin = map[string]cni.Plugin{
+		"skiff": up.skiff, "host-local": up.hostLocal, "portmap": &plugins.Portmap{Ports: up.ports}, "loopback": plugins.Loopback{},
+	}
+	up.builtin["bridge"] = &plugins.Bridge{
+		Ports: up.ports, Delegate: func(ctx context.Context, plugin string, c cni.Call) (*cni.Result, error) {
+			return cni.Delegate(ctx, up.builtin, plugin, c)
+		},
+	}
 }
 
 // ready says why the built-in network cannot take a sandbox.
@@ -191,14 +210,39 @@ func (e *Engine) Retain(ctx context.Context, live []string) error {
 	for _, id := range live {
 		keep[id] = true
 	}
+	wanted := func(key string) bool { return keep[plugins.SandboxOf(key)] }
 	errs := []error{
 		up.driver.GC(ctx, keep, interfaceName),
-		up.skiff.Collect(func(key string) bool { return keep[plugins.SandboxOf(key)] }),
+		up.skiff.Collect(wanted),
+		up.hostLocal.Collect(wanted),
+		up.ports.Retain(wanted),
+		removePairs(up.host, keep),
 		e.removeNamespaces(keep),
 		e.dropOldGateways(up),
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("give back what no sandbox has: %w", err)
+	}
+	return nil
+}
+
+// removePairs deletes the veth pairs that belong to no sandbox of keep.
+func removePairs(host *veth.Host, keep map[string]bool) error {
+	wanted := map[string]bool{}
+	for id := range keep {
+		wanted[veth.Name(id, interfaceName)] = true
+	}
+	names, err := host.List()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if wanted[name] {
+			continue
+		}
+		if err := host.Unplug(name); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -291,10 +335,14 @@ func (up *running) close() error {
 	if up.host != nil {
 		up.host.Close()
 	}
-	if up.addresses != nil {
-		return up.addresses.Close()
+	var errs []error
+	if up.hostLocal != nil {
+		errs = append(errs, up.hostLocal.Close())
 	}
-	return nil
+	if up.addresses != nil {
+		errs = append(errs, up.addresses.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Teardown removes everything that Setup and Attach ever made on this node, and sets the host's settings back. It
@@ -304,6 +352,7 @@ func (e *Engine) Teardown(ctx context.Context) error {
 		e.Close(),
 		e.removeNamespaces(nil),
 		veth.RemoveAll(e.cfg.Interface),
+		bridge.RemoveAll(),
 		hostport.Remove(e.cfg.Table),
 		guard.Remove(e.guards()),
 	}

@@ -115,12 +115,11 @@ type Pool struct {
 	fresh uint32            // numbers from here on were never given
 	freed []uint32          // numbers given back, the longest ago first
 	keys  map[string]uint32 // holder → number
-	alien map[string]netip.Addr
 }
 
 // NewPool makes an empty pool of the ranges.
 func NewPool(ranges []Range) (*Pool, error) {
-	p := &Pool{keys: map[string]uint32{}, alien: map[string]netip.Addr{}}
+	p := &Pool{keys: map[string]uint32{}}
 	for _, r := range ranges {
 		r, err := r.Normalize()
 		if err != nil {
@@ -136,11 +135,11 @@ func NewPool(ranges []Range) (*Pool, error) {
 
 // Get returns the address that the key holds.
 func (p *Pool) Get(key string) (netip.Addr, bool) {
-	if n, ok := p.keys[key]; ok {
-		return p.address(n), true
+	n, ok := p.keys[key]
+	if !ok {
+		return netip.Addr{}, false
 	}
-	a, ok := p.alien[key]
-	return a, ok
+	return p.address(n), true
 }
 
 // Range returns the range that holds the address.
@@ -186,8 +185,7 @@ func (p *Pool) describe() string {
 
 func (p *Pool) usable(n uint32) bool { return !p.isHeld(n) && !p.isGateway(n) }
 
-// Put records that the key holds the address. An address outside of the ranges is kept too: the ranges may
-// change while sandboxes live.
+// Put records that the key holds the address, which must be free.
 func (p *Pool) Put(key string, a netip.Addr) error {
 	if old, ok := p.Get(key); ok {
 		if old == a {
@@ -197,8 +195,7 @@ func (p *Pool) Put(key string, a netip.Addr) error {
 	}
 	n, ok := p.number(a)
 	if !ok {
-		p.alien[key] = a
-		return nil
+		return fmt.Errorf("address %s is outside of the ranges", a)
 	}
 	if p.isHeld(n) {
 		return fmt.Errorf("address %s is held by another", a)
@@ -213,7 +210,9 @@ func (p *Pool) Put(key string, a netip.Addr) error {
 func (p *Pool) unqueue(n uint32) {
 	if n >= p.fresh {
 		for m := p.fresh; m < n; m++ {
-			p.freed = append(p.freed, m)
+			if p.usable(m) {
+				p.freed = append(p.freed, m)
+			}
 		}
 		p.fresh = n + 1
 		return
@@ -232,10 +231,6 @@ func (p *Pool) unqueue(n uint32) {
 
 // Drop gives the key's address back, and says whether it held one.
 func (p *Pool) Drop(key string) bool {
-	if _, ok := p.alien[key]; ok {
-		delete(p.alien, key)
-		return true
-	}
 	n, ok := p.keys[key]
 	if !ok {
 		return false
@@ -254,14 +249,17 @@ func (p *Pool) Rest(a netip.Addr) {
 	}
 }
 
+func (p *Pool) restAll(addrs []netip.Addr) {
+	for _, a := range addrs {
+		p.Rest(a)
+	}
+}
+
 // Holders returns who holds which address.
 func (p *Pool) Holders() map[string]netip.Addr {
-	all := make(map[string]netip.Addr, len(p.keys)+len(p.alien))
+	all := make(map[string]netip.Addr, len(p.keys))
 	for k, n := range p.keys {
 		all[k] = p.address(n)
-	}
-	for k, a := range p.alien {
-		all[k] = a
 	}
 	return all
 }
@@ -273,23 +271,6 @@ func (p *Pool) Resting() []netip.Addr {
 		all = append(all, p.address(n))
 	}
 	return all
-}
-
-// WithRanges makes a pool of other ranges with the same holders and the same order of rest.
-func (p *Pool) WithRanges(ranges []Range) (*Pool, error) {
-	next, err := NewPool(ranges)
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range p.Resting() {
-		next.Rest(a)
-	}
-	for k, a := range p.Holders() {
-		if err := next.Put(k, a); err != nil {
-			return nil, err
-		}
-	}
-	return next, nil
 }
 
 func (p *Pool) isHeld(n uint32) bool { return p.held[n/64]&(1<<(n%64)) != 0 }

@@ -39,7 +39,7 @@ type Store struct {
 	size  int64 // bytes in the journal
 	base  int64 // size after the last rewrite
 	pools []*Pool
-	alien map[string][]netip.Addr // held addresses beyond the sets there are now
+	alien map[string][]netip.Addr // held addresses of no set there is now
 }
 
 // ErrInUse is returned by Open when another process has the journal open.
@@ -128,22 +128,30 @@ func (s *Store) replay(r record) {
 	case opDrop:
 		s.drop(r.key)
 	case opRest:
-		for _, a := range r.addrs {
-			for _, p := range s.pools {
-				p.Rest(a)
-			}
+		for _, p := range s.pools {
+			p.restAll(r.addrs)
 		}
 	}
 }
 
+// hold puts each address into the pool it belongs to. What belongs to none is kept aside: the sets may change
+// while sandboxes live.
 func (s *Store) hold(key string, addrs []netip.Addr) {
-	for i, a := range addrs {
-		if i >= len(s.pools) {
-			s.alien[key] = append([]netip.Addr(nil), addrs[i:]...)
-			return
+	for _, a := range addrs {
+		if !s.put(key, a) {
+			s.alien[key] = append(s.alien[key], a)
 		}
-		_ = s.pools[i].Put(key, a) // refused only as described at replay
 	}
+}
+
+func (s *Store) put(key string, a netip.Addr) bool {
+	for _, p := range s.pools {
+		if _, ok := p.Range(a); ok {
+			_ = p.Put(key, a) // refused only as described at replay
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) drop(key string) bool {
@@ -284,26 +292,22 @@ func (s *Store) Range(a netip.Addr) (Range, bool) {
 func (s *Store) SetSets(sets [][]Range) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	held := s.holders()
 	var pools []*Pool
 	for i, ranges := range sets {
-		old := &Pool{}
-		if i < len(s.pools) {
-			old = s.pools[i]
-		}
-		p, err := old.WithRanges(ranges)
+		p, err := NewPool(ranges)
 		if err != nil {
 			return err
 		}
+		if i < len(s.pools) {
+			p.restAll(s.pools[i].Resting())
+		}
 		pools = append(pools, p)
 	}
-	s.alien = map[string][]netip.Addr{}
+	held := s.holders()
+	s.pools, s.alien = pools, map[string][]netip.Addr{}
 	for key, addrs := range held {
-		if len(addrs) > len(pools) {
-			s.alien[key] = addrs[len(pools):]
-		}
+		s.hold(key, addrs)
 	}
-	s.pools = pools
 	return nil
 }
 

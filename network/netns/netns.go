@@ -70,12 +70,20 @@ func pinNew(path string) error {
 	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("pin: %w", err)
 	}
+	return loopbackUp()
+}
+
+// loopbackUp sets the loopback interface of the thread's namespace up.
+func loopbackUp() error {
 	lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: loopbackIndex}}
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set loopback up: %w", err)
 	}
 	return nil
 }
+
+// LoopbackUp sets the loopback interface of the namespace at path up. Create has done so.
+func LoopbackUp(path string) error { return Do(path, loopbackUp) }
 
 // Do runs fn on a thread that is in the namespace at path.
 func Do(path string, fn func() error) error {

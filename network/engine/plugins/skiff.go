@@ -149,35 +149,18 @@ func (s *Skiff) GC(_ context.Context, c cni.Call) error {
 	return s.Collect(func(key string) bool { return valid[key] })
 }
 
-// Collect removes the ports and gives back the addresses of every key that keep does not want.
+// Collect takes back what every key has that keep does not want.
 func (s *Skiff) Collect(keep func(key string) bool) error {
-	live := map[string]bool{}
 	for key := range s.Addresses.Holders() {
-		id, ifName, _ := strings.Cut(key, "/")
 		if keep(key) {
-			live[veth.Name(id, ifName)] = true
 			continue
 		}
+		id, ifName, _ := strings.Cut(key, "/")
 		if err := s.undo(cni.Call{ContainerID: id, IfName: ifName}); err != nil {
 			return err
 		}
 	}
-	if err := s.Ports.Retain(keep); err != nil {
-		return err
-	}
-	ports, err := s.Host.List()
-	if err != nil {
-		return err
-	}
-	for _, name := range ports {
-		if live[name] {
-			continue
-		}
-		if err := s.Host.Unplug(name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.Ports.Retain(func(key string) bool { return strings.Count(key, "/") > 1 || keep(key) })
 }
 
 func ipNet(p netip.Prefix) net.IPNet {
