@@ -56,8 +56,13 @@ func Ensure(cfg Config) (mac string, err error) {
 
 func ensure(cfg Config) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Alias = cfg.Name, cfg.MTU, alias
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+	attrs.Name, attrs.MTU = cfg.Name, cfg.MTU
+	created := &netlink.Bridge{LinkAttrs: attrs}
+	err := netlink.LinkAdd(created)
+	if err == nil {
+		err = netlink.LinkSetAlias(created, alias)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("create: %w", err)
 	}
 	link, err := netlink.LinkByName(cfg.Name)

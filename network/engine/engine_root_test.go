@@ -194,7 +194,7 @@ func host(t testing.TB) string {
 	forward, _ := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
 	redirects, _ := os.ReadFile("/proc/sys/net/ipv4/conf/all/send_redirects")
 	return run(t, "ip", "-br", "link") + run(t, "ip", "addr") + run(t, "ip", "route", "show", "table", "all") +
-		run(t, "ip", "neigh") + run(t, "nft", "list", "ruleset") + string(mounts) + string(forward) + string(redirects)
+		run(t, "ip", "neigh", "show", "nud", "permanent") + run(t, "nft", "list", "ruleset") + string(mounts) + string(forward) + string(redirects)
 }
 
 // same reports each line that only one of the two has.
@@ -297,6 +297,7 @@ func outside(t testing.TB) (ns string) {
 		t.Fatal(err)
 	}
 	run(t, "ip", "link", "add", "uplink", "type", "veth", "peer", "name", "uplink", "netns", ns)
+	write(t, "/proc/sys/net/ipv6/conf/uplink/disable_ipv6", "1", 0o644)
 	run(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "uplink")
 	run(t, "ip", "addr", "add", "192.0.2.9/24", "dev", "uplink")
 	run(t, "ip", "link", "set", "uplink", "up")
@@ -309,6 +310,7 @@ func outside(t testing.TB) (ns string) {
 		}
 		return nil
 	})
+	eventually(t, func() bool { return strings.Contains(run(t, "ip", "-br", "link", "show", "uplink"), " UP ") })
 	t.Cleanup(func() {
 		run(t, "ip", "link", "del", "uplink")
 		if err := netns.Remove(ns); err != nil {
