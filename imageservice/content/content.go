@@ -8,6 +8,8 @@ package content
 
 import (
 	"context"
+	_ "crypto/sha256" // the digest algorithms of the OCI specification
+	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"io"
