@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins and makes namespaces before the Go runtime starts
@@ -11,6 +12,7 @@ import (
 // It has to be an init function: the Go runtime runs those on the process's first thread.
 func init() {
 	if len(os.Args) == 2 && os.Args[1] == "init" {
+		debug.SetGCPercent(-1) // it lives for milliseconds
 		libcontainer.Init()
 	}
 }

@@ -17,6 +17,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper/server"
 )
@@ -91,6 +94,9 @@ func settle() {
 	// libcontainer hands this variable, and no other, on to a container's init: a short program that one thread runs
 	// best. Ours was set before.
 	os.Setenv("GOMAXPROCS", "1")
+	// Executed through a file descriptor, its name would be the descriptor's number.
+	name := append([]byte("skiff-keeper"), 0)
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 	syscall.Umask(0o022)
 	_ = os.Chdir("/") // libcontainer takes the working directory for the bundle; ours is none
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -16,6 +17,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -185,6 +187,8 @@ func start(c *libcontainer.Container, process *libcontainer.Process, io IO) (Pro
 	} else {
 		setStreams(process, io)
 	}
+	// Else the init writes a debug line for each step, and this process parses them.
+	process.LogLevel = strconv.Itoa(int(logrus.WarnLevel))
 	if err := c.Start(process); err != nil {
 		return Process{}, fmt.Errorf("start process: %w", err)
 	}
