@@ -11,7 +11,7 @@ help: ## show the targets
 
 build: ## build all binaries into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=1 $(GO) build -tags seccomp -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 test: test-unit ## everything: unit, kernel-level and end-to-end tests
 
