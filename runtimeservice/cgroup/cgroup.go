@@ -136,3 +136,44 @@ func collect(dir string, seen map[int]bool) error {
 	}
 	return nil
 }
+
+// Mounted is the machine's own hierarchy.
+func Mounted() (Root, error) {
+	const path = "/sys/fs/cgroup"
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return Root{}, fmt.Errorf("look at the cgroup file system: %w", err)
+	}
+	return Root{Path: path, V2: st.Type == unix.CGROUP2_SUPER_MAGIC}, nil
+}
+
+// Enter makes the cgroup and moves a process into it. A v1 cpuset that has no processors yet takes none (ENOSPC) and
+// is left out.
+func (r Root) Enter(cgroup string, pid int) error {
+	var errs []error
+	for _, dir := range r.dirs(cgroup) {
+		err := os.MkdirAll(dir, 0o755)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Kill kills all processes of the cgroup and of those below it.
+func (r Root) Kill(cgroup string) error {
+	pids, err := r.Processes(cgroup)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("kill process %d of cgroup %s: %w", pid, cgroup, err))
+		}
+	}
+	return errors.Join(errs...)
+}

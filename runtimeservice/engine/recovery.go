@@ -134,8 +134,12 @@ func (e *Engine) adopt(ctx context.Context, o *container, row keeper.Container, 
 		reason, message := reasonOf(*row.Exit)
 		return errors.Join(e.containers.markStarted(o, row.Pid, row.StartedAt), e.containers.markEnded(o, *row.Exit, reason, message))
 	case !known && rec.Phase == lifecycle.Running:
+		// Its keeper is gone. Nobody would ever learn its end or write its log: it must not run on unseen.
 		exit := keeper.Exit{Code: 255, Unknown: true, At: now()}
 		reason, message := reasonOf(exit)
+		if err := e.core.cgroups.Kill(rec.Cgroup); err != nil {
+			return err
+		}
 		return e.containers.markEnded(o, exit, reason, message)
 	}
 	return nil

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/cri"
+	"github.com/skiff-node/skiff/imageservice/api"
+	images "github.com/skiff-node/skiff/imageservice/engine"
+	network "github.com/skiff-node/skiff/network/engine"
+	"github.com/skiff-node/skiff/runtimeservice/cgroup"
+	runtime "github.com/skiff-node/skiff/runtimeservice/engine"
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/link"
+)
+
+// closePatience is how long calls in flight may take to end when the server stops.
+const closePatience = 5 * time.Second
+
+// parts are the services, in the order they are opened.
+type parts struct {
+	lock    *os.File
+	images  *images.Engine
+	network *network.Engine
+	runtime *runtime.Engine
+}
+
+// open locks the run directory and opens the services. What it opened before an error is in the value it returns.
+func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error) {
+	p = &parts{}
+	if p.lock, err = lock(c.RunDir); err != nil {
+		return p, err
+	}
+	n := c.Network
+	p.images, err = images.New(images.Config{
+		Root: filepath.Join(c.Root, "images"), CertsDirs: c.Images.CertsDirs, DockerConfig: c.Images.DockerConfig,
+		Pinned: c.Images.Pinned, Downloads: c.Images.Downloads, Unpacks: c.Images.Unpacks,
+		StallTimeout: time.Duration(c.Images.StallTimeout) * time.Second, Log: log.With("part", "images"),
+	})
+	if err != nil {
+		return p, err
+	}
+	p.network, err = network.New(network.Config{
+		RunDir: c.RunDir, StateDir: filepath.Join(c.Root, "network"), ConfDir: n.ConfDir, BinDirs: n.BinDirs,
+		PodCIDRs: n.PodCIDRs, ClusterCIDRs: n.ClusterCIDRs, ServiceCIDRs: n.ServiceCIDRs,
+		LocalAddresses: n.LocalAddresses, NodeIP: n.NodeIP, Interface: n.Interface, ServiceInterface: n.ServiceInterface, Table: n.Table, MTU: n.MTU,
+		Log: log.With("part", "network"),
+	})
+	if err != nil {
+		return p, err
+	}
+	if err := p.network.Setup(ctx); err != nil {
+		return p, err
+	}
+	binary, err := c.keeperBinary()
+	if err != nil {
+		return p, err
+	}
+	p.runtime, err = runtime.New(runtime.Config{
+		RunDir: c.RunDir, Images: p.images, Network: p.network, CgroupParent: c.CgroupParent, SeccompDir: c.SeccompDir,
+		Handlers: handlers(c.Runtimes), Log: log.With("part", "runtime"),
+		Connect: func(ctx context.Context) (link.Keeper, error) {
+			client, err := keeper.Launch(ctx, keeper.LaunchConfig{
+				Binary: binary, RunDir: filepath.Join(c.RunDir, "keeper"), LogFile: c.KeeperLog, CgroupParent: c.Cgroup,
+			})
+			if err != nil {
+				return nil, err
+			}
+			return client, nil
+		},
+	})
+	if err != nil {
+		return p, err
+	}
+	return p, p.runtime.Recover(ctx)
+}
+
+func handlers(in map[string]Runtime) map[string]keeper.Runtime {
+	out := map[string]keeper.Runtime{}
+	for name, r := range in {
+		out[name] = keeper.Runtime{Handler: name, Path: r.Path, Args: r.Args}
+	}
+	return out
+}
+
+// lock makes sure that one process at a time uses the run directory.
+func lock(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "cri.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the run directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("run directory %s is in use by another skiff-cri: stop it, or choose another directory (--run-dir): %w", dir, err), f.Close())
+	}
+	return f, nil
+}
+
+// close lets go of everything and leaves it as it is.
+func (p *parts) close() error {
+	var errs []error
+	if p.runtime != nil {
+		errs = append(errs, p.runtime.Close(closePatience))
+	}
+	if p.network != nil {
+		errs = append(errs, p.network.Close())
+	}
+	if p.images != nil {
+		errs = append(errs, p.images.Close())
+	}
+	if p.lock != nil {
+		errs = append(errs, p.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// serve runs until ctx is done. Containers run on.
+func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
+	if c.Cgroup != "" {
+		root, err := cgroup.Mounted()
+		if err == nil {
+			err = root.Enter(filepath.Join("/", c.Cgroup, "cri"), os.Getpid())
+		}
+		if err != nil {
+			log.Warn("skiff-cri stays in the cgroup it was started in", "error", err)
+		}
+	}
+	p, err := open(ctx, c, log)
+	defer func() { err = errors.Join(err, p.close()) }()
+	if err != nil {
+		return err
+	}
+	server, err := cri.New(cri.Config{
+		Runtime: p.runtime.Service(), Images: p.images, Socket: c.Listen, Streams: c.Streams, Version: version, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.runtime.Run(ctx) })
+	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error { return serveImages(ctx, c.ImagesListen, p.images) })
+	log.Info("serving", "cri", c.Listen, "images", c.ImagesListen, "version", version)
+	return group.Wait()
+}
+
+func serveImages(ctx context.Context, socket string, service *images.Engine) error {
+	listener, err := api.Listen(socket)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: api.NewServer(service), ReadHeaderTimeout: 30 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve images on %s: %w", socket, err)
+	}
+	return nil
+}
+
+// purge takes down what serve and its callers have made but images: containers, sandboxes, keeper, network.
+func purge(ctx context.Context, c Config, log *slog.Logger) (err error) {
+	p, err := open(ctx, c, log)
+	defer func() { err = errors.Join(err, p.close()) }()
+	if err != nil {
+		return err
+	}
+	following, cancel := context.WithCancel(ctx)
+	var group errgroup.Group
+	group.Go(func() error { return p.runtime.Run(following) })
+	err = p.runtime.Teardown(ctx)
+	cancel()
+	if err = errors.Join(err, group.Wait()); err != nil {
+		return err
+	}
+	if err := p.network.Teardown(ctx); err != nil {
+		return err
+	}
+	root, err := cgroup.Mounted()
+	if err != nil || c.Cgroup == "" {
+		return err
+	}
+	for _, name := range []string{"keeper", "cri"} {
+		root.RemoveEmpty(filepath.Join("/", c.Cgroup, name), c.Cgroup)
+	}
+	return nil
+}
