@@ -55,7 +55,9 @@ func ReadFacts(root string) (Facts, error) {
 		OSImage:         osImage(),
 		OperatingSystem: goruntime.GOOS,
 		Architecture:    goruntime.GOARCH,
-		Swap:            &v1.NodeSwapStatus{Capacity: &swap},
+	}
+	if swap > 0 { // the API takes no zero
+		f.Info.Swap = &v1.NodeSwapStatus{Capacity: &swap}
 	}
 	f.DefaultIP = defaultIP()
 	return f, nil

@@ -216,8 +216,11 @@ func (pl *planner) start(c *v1.Container) {
 		st.Restarts = last.Restarts + 1
 	}
 	if last != nil && last.State == Exited {
-		crash, known := pl.o.Crashes[c.Name]
 		limit := pl.maxBackoff()
+		crash, known := pl.o.Crashes[c.Name]
+		if !known {
+			crash, known = pl.o.recalled(last, limit)
+		}
 		if known && last.FinishedAt.Sub(crash.At) > 2*limit {
 			known = false
 		}
@@ -257,6 +260,23 @@ func (pl *planner) maxBackoff() time.Duration {
 		return pl.o.MaxBackoff
 	}
 	return defaultBackoff
+}
+
+// recalled works out the back-off that a kubelet before this one kept, from how long it left between the last two
+// instances.
+func (o *Observed) recalled(last *Container, limit time.Duration) (Crash, bool) {
+	for i := range o.Containers {
+		before := &o.Containers[i]
+		if before.Name != last.Name || before.Restarts >= last.Restarts || before.State != Exited {
+			continue
+		}
+		kept := Crash{Delay: min(firstBackoff, limit), At: last.CreatedAt}
+		for gap := last.CreatedAt.Sub(before.FinishedAt); kept.Delay < limit && kept.Delay <= gap; {
+			kept.Delay = min(2*kept.Delay, limit)
+		}
+		return kept, true
+	}
+	return Crash{}, false
 }
 
 // nextCrash is the back-off after one more restart: 10 s, doubled each time, until limit.
