@@ -27,6 +27,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+	"github.com/skiff-node/skiff/kubelet/server"
 	"github.com/skiff-node/skiff/kubelet/source"
 	"github.com/skiff-node/skiff/kubelet/status"
 	"github.com/skiff-node/skiff/kubelet/volume"
@@ -54,7 +55,7 @@ type Kubelet struct {
 	sourced  chan struct{} // closed once all sources have been read
 	services *services
 	node     *node.Manager // nil without an API server
-	server   *serverPart
+	server   *server.Server
 }
 
 // New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
@@ -170,7 +171,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 		parts["node"] = k.node.Run
 	}
 	if k.server != nil {
-		parts["server"] = k.server.run
+		parts["server"] = k.server.Run
 	}
 	return parts
 }

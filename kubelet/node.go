@@ -141,7 +141,3 @@ func threshold(text string, capacity resource.Quantity) (resource.Quantity, erro
 	}
 	return resource.ParseQuantity(text)
 }
-
-type serverPart struct{ run func(context.Context) error }
-
-func (k *Kubelet) newServer() error { return nil }

@@ -46,7 +46,7 @@ type Auth struct {
 // Config is what a Server needs.
 type Config struct {
 	// Address is where to serve HTTPS, e.g. "0.0.0.0:10250". Health is where to serve /healthz by HTTP, e.g.
-	// "127.0.0.1:10248"; empty means nowhere.
+	// "127.0.0.1:10248". Either may be empty: nowhere.
 	Address, Health string
 	// Certificate returns the server's certificate for each connection. Required.
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -104,28 +104,32 @@ func New(cfg Config) (*Server, error) {
 
 // Run listens and serves until ctx ends. Connections that stream are cut then.
 func (s *Server) Run(ctx context.Context) error {
-	main, err := listen(s.cfg.Address, "port")
-	if err != nil {
-		return err
-	}
-	servers := []*http.Server{s.server(s.Handler())}
+	var servers []*http.Server
 	failed := make(chan error, 2)
-	go func() {
-		failed <- servers[0].Serve(tls.NewListener(main, s.tlsConfig()))
-	}()
-	if s.cfg.Health != "" {
-		plain, err := listen(s.cfg.Health, "healthzPort")
-		if err != nil {
-			return errors.Join(err, servers[0].Close())
-		}
-		servers = append(servers, s.server(s.healthz()))
-		go func() { failed <- servers[1].Serve(plain) }()
+	serve := func(l net.Listener, h http.Handler) {
+		srv := s.server(h)
+		servers = append(servers, srv)
+		go func() { failed <- srv.Serve(l) }()
 	}
-	select {
-	case <-ctx.Done():
-		err = nil
-	case err = <-failed:
-		err = fmt.Errorf("kubelet server: %w", err)
+	var err error
+	if s.cfg.Address != "" {
+		var l net.Listener
+		if l, err = listen(s.cfg.Address, "port"); err == nil {
+			serve(tls.NewListener(l, s.tlsConfig()), s.Handler())
+		}
+	}
+	if s.cfg.Health != "" && err == nil {
+		var l net.Listener
+		if l, err = listen(s.cfg.Health, "healthzPort"); err == nil {
+			serve(l, s.healthz())
+		}
+	}
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+			err = fmt.Errorf("kubelet server: %w", err)
+		}
 	}
 	for _, srv := range servers {
 		err = errors.Join(err, srv.Close())
@@ -133,7 +137,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// listen binds the address. Upgraded connections need HTTP/1.1, so the caller offers nothing else.
+// listen binds the address; field is where to change it.
 func listen(address, field string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -157,7 +161,7 @@ func (s *Server) tlsConfig() *tls.Config {
 		MinVersion:     s.cfg.MinTLS,
 		CipherSuites:   s.cfg.Ciphers,
 		ClientAuth:     tls.RequestClientCert, // checked by the authenticator, for a token may come instead
-		NextProtos:     []string{"http/1.1"},
+		NextProtos:     []string{"http/1.1"},  // a connection of HTTP/2 cannot be upgraded
 	}
 }
 

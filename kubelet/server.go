@@ -1,0 +1,110 @@
+package kubelet
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+
+	"k8s.io/client-go/kubernetes"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+
+	"github.com/skiff-node/skiff/kubelet/server"
+)
+
+// newServer makes the HTTPS server and the one of /healthz. Without an API server nobody can say who may do what, so HTTPS
+// is served only when the configuration says that everybody may.
+func (k *Kubelet) newServer() error {
+	c := k.cfg.Configuration
+	auth, err := serverAuth(c, k.client)
+	if err != nil {
+		return err
+	}
+	calls, _ := k.runtime.CRI()
+	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, LogDir: "/var/log", Log: k.log,
+		NoDebugging: c.EnableDebuggingHandlers != nil && !*c.EnableDebuggingHandlers}
+	if *c.HealthzPort > 0 {
+		sc.Health = net.JoinHostPort(c.HealthzBindAddress, strconv.Itoa(int(*c.HealthzPort)))
+	}
+	served := c.EnableServer == nil || *c.EnableServer
+	if k.client == nil && !auth.AlwaysAllow {
+		k.log.Info("no API server to ask who may do what: the kubelet's port stays closed", "remedy", "authorization.mode: AlwaysAllow")
+		served, sc.Auth.AlwaysAllow = false, true
+	}
+	if served {
+		sc.Address = net.JoinHostPort(c.Address, strconv.Itoa(int(c.Port)))
+	}
+	if sc.Certificate, err = certificate(c, append([]string{k.cfg.NodeName}, k.facts.ips...)); err != nil {
+		return err
+	}
+	if sc.MinTLS, sc.Ciphers, err = tlsBounds(c); err != nil {
+		return err
+	}
+	k.server, err = server.New(sc)
+	return err
+}
+
+// serverAuth reads authentication and authorization of the configuration, with upstream's defaults.
+func serverAuth(c *kubeletconfig.KubeletConfiguration, client kubernetes.Interface) (server.Auth, error) {
+	a := server.Auth{
+		Client:    client,
+		Anonymous: c.Authentication.Anonymous.Enabled != nil && *c.Authentication.Anonymous.Enabled,
+		Tokens:    client != nil && (c.Authentication.Webhook.Enabled == nil || *c.Authentication.Webhook.Enabled),
+		TokenTTL:  c.Authentication.Webhook.CacheTTL.Duration,
+		AllowTTL:  c.Authorization.Webhook.CacheAuthorizedTTL.Duration,
+		DenyTTL:   c.Authorization.Webhook.CacheUnauthorizedTTL.Duration,
+	}
+	switch c.Authorization.Mode {
+	case "", kubeletconfig.KubeletAuthorizationModeWebhook:
+	case kubeletconfig.KubeletAuthorizationModeAlwaysAllow:
+		a.AlwaysAllow = true
+	default:
+		return a, fmt.Errorf("authorization.mode: %q is neither Webhook nor AlwaysAllow", c.Authorization.Mode)
+	}
+	if path := c.Authentication.X509.ClientCAFile; path != "" {
+		cas, err := server.CAFile(path)
+		if err != nil {
+			return a, fmt.Errorf("authentication.x509.clientCAFile: %w", err)
+		}
+		a.ClientCAs = cas
+	}
+	return a, nil
+}
+
+// certificate is the configured one, or one that the kubelet signs itself.
+func certificate(c *kubeletconfig.KubeletConfiguration, hosts []string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	if c.TLSCertFile != "" || c.TLSPrivateKeyFile != "" {
+		get, err := server.Files(c.TLSCertFile, c.TLSPrivateKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("tlsCertFile, tlsPrivateKeyFile: %w", err)
+		}
+		return get, nil
+	}
+	return server.SelfSigned(hosts...)
+}
+
+// tlsBounds reads the configuration's bounds of the protocol.
+func tlsBounds(c *kubeletconfig.KubeletConfiguration) (least uint16, ciphers []uint16, err error) {
+	for _, name := range c.TLSCipherSuites {
+		known := slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites())
+		i := slices.IndexFunc(known, func(s *tls.CipherSuite) bool { return s.Name == name })
+		if i < 0 {
+			return 0, nil, fmt.Errorf("tlsCipherSuites: %q is not known", name)
+		}
+		ciphers = append(ciphers, known[i].ID)
+	}
+	switch c.TLSMinVersion {
+	case "", "VersionTLS12":
+		least = tls.VersionTLS12
+	case "VersionTLS13":
+		least = tls.VersionTLS13
+	case "VersionTLS10":
+		least = tls.VersionTLS10
+	case "VersionTLS11":
+		least = tls.VersionTLS11
+	default:
+		err = fmt.Errorf("tlsMinVersion: %q is none of VersionTLS10 to VersionTLS13", c.TLSMinVersion)
+	}
+	return least, ciphers, err
+}
