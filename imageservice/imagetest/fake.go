@@ -238,7 +238,7 @@ func (f *Fake) View(_ context.Context, key, imageID string) ([]imageservice.Moun
 func (f *Fake) mount(key string, want fakeRoot) ([]imageservice.Mount, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if key == "" || strings.Contains(key, "/") || key == "." || key == ".." {
+	if key == "" || strings.ContainsAny(key, "/:,\\") || key == "." || key == ".." {
 		return nil, fmt.Errorf("prepare root file system: key %q cannot name a directory", key)
 	}
 	if have, ok := f.roots[key]; ok {

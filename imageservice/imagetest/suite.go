@@ -305,7 +305,7 @@ func testRoots(t *testing.T, s *suite) {
 	if _, err := s.svc.Prepare(t.Context(), "c2", "sha256:"+strings.Repeat("0", 64)); !errors.Is(err, imageservice.ErrNotFound) {
 		t.Errorf("prepare without image: %v", err)
 	}
-	for _, key := range []string{"", ".", "..", "a/b", "../x"} {
+	for _, key := range []string{"", ".", "..", "a/b", "../x", "a:b", "a,b"} {
 		if _, err := s.svc.Prepare(t.Context(), key, id); err == nil {
 			t.Errorf("the key %q was taken", key)
 		}

@@ -34,10 +34,8 @@ func (s *Session) classify(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("registry %s: %w", s.host, cause)
 	}
-	for _, known := range []error{imageservice.ErrCorrupt, errConfig, syscall.ENOSPC, syscall.EDQUOT} {
-		if errors.Is(err, known) {
-			return err
-		}
+	if errors.Is(err, errConfig) || errors.Is(err, imageservice.ErrUnauthorized) {
+		return err
 	}
 	var status remoteerrors.ErrUnexpectedStatus
 	errors.As(err, &status)

@@ -69,8 +69,12 @@ func Open(ctx context.Context, cfg Config, ref string, auth imageservice.Auth) (
 	return s, nil
 }
 
-// remember notes an HTTP client whose connections Close closes.
+// remember notes an HTTP client whose connections Close closes, and fits it to parallel downloads.
 func (s *Session) remember(c *http.Client) error {
+	if t, ok := c.Transport.(*http.Transport); ok {
+		t.MaxIdleConns, t.MaxIdleConnsPerHost = 32, 16
+		t.ReadBufferSize = 64 << 10
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clients = append(s.clients, c)
@@ -159,6 +163,9 @@ func (s *Session) Fetch(ctx context.Context, desc ocispec.Descriptor, w io.Write
 			left = attempts
 		}
 		pause(ctx, time.Duration(attempts-left+1)*100*time.Millisecond)
+	}
+	if out.failed {
+		return err // of this machine's disk, not of the registry
 	}
 	return s.classify(ctx, err)
 }

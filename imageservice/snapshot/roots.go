@@ -38,6 +38,9 @@ type Roots struct {
 
 // OpenRoots opens the root file systems below root.
 func OpenRoots(root string, layers *Layers, trash *Trash) (*Roots, error) {
+	if strings.ContainsAny(root, unsafe) {
+		return nil, fmt.Errorf("directory %q cannot hold layers: overlay mounts do not take any of %q in paths", root, unsafe)
+	}
 	r := &Roots{dir: filepath.Join(root, "containers"), layers: layers, trash: trash}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of root file systems: %w", err)
@@ -69,9 +72,12 @@ func kernelAtLeast(major, minor int) bool {
 	return a > major || a == major && b >= minor
 }
 
-// ValidKey reports whether key can name a root file system: one path element.
+// unsafe are the characters that mean something in overlay's mount options.
+const unsafe = ",:\\"
+
+// ValidKey reports whether key can name a root file system: one path element that needs no escaping.
 func ValidKey(key string) bool {
-	return key != "" && len(key) <= 200 && key != "." && key != ".." && !strings.ContainsAny(key, "/\x00")
+	return key != "" && len(key) <= 200 && key != "." && key != ".." && !strings.ContainsAny(key, "/\x00"+unsafe)
 }
 
 // Load reads the records of all root file systems. One whose record is missing or torn is returned with its key
