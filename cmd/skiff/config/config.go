@@ -174,3 +174,25 @@ func (c Config) DNSServiceIP() netip.Addr {
 	}
 	return a
 }
+
+// Override takes every field that is set in over.
+func (c *Config) Override(over Config) {
+	for _, f := range []struct {
+		to   *string
+		from string
+	}{
+		{&c.NodeName, over.NodeName}, {&c.NodeIP, over.NodeIP}, {&c.PodCIDR, over.PodCIDR}, {&c.ServiceCIDR, over.ServiceCIDR},
+		{&c.ClusterDomain, over.ClusterDomain}, {&c.CgroupRoot, over.CgroupRoot}, {&c.Dirs.State, over.Dirs.State}, {&c.Dirs.Run, over.Dirs.Run},
+		{&c.Dirs.Log, over.Dirs.Log}, {&c.Dirs.Config, over.Dirs.Config}, {&c.Dirs.Pods, over.Dirs.Pods},
+	} {
+		if f.from != "" {
+			*f.to = f.from
+		}
+	}
+	if over.Ports.API != 0 {
+		c.Ports.API = over.Ports.API
+	}
+	if over.Ports.Kubelet != 0 {
+		c.Ports.Kubelet = over.Ports.Kubelet
+	}
+}
