@@ -1,25 +1,69 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+.SHELLFLAGS := -eu -o pipefail -c
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin
+SUDO    := $(shell [ $$(id -u) -eq 0 ] || echo sudo)
+SKIFF   := $(SUDO) $(BIN)/skiff
+DIRS    := cmd cri imageservice runtimeservice network kubelet proxy controlplane test
+
+# What comes from Debian: to build (a C compiler and libseccomp for the keeper), to make the example images
+# (busybox), to show the answer (curl), and to test (namespaces, nft, ip).
+BUILD_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev busybox-static curl
+TEST_PACKAGES  := $(BUILD_PACKAGES) iproute2 nftables util-linux procps iputils-ping kmod
+BENCH_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins
 
 help: ## show the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build all binaries into bin/
-	@mkdir -p $(BIN)
+define install
+	@missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "Installing from Debian:" $$missing; \
+	  $(SUDO) apt-get update -qq; DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+endef
+
+deps: ## install the Debian packages that building needs
+	$(call install,$(BUILD_PACKAGES))
+
+build: deps ## build all binaries and images into bin/
+	@mkdir -p $(BIN)/images
 	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/images/ ./test/images/hello ./test/images/probe
+	$(GO) run ./test/images/mkimages $(BIN)/images $(BIN)/images
 
-test: test-unit ## everything: unit, kernel-level and end-to-end tests
+run: build ## start a one-node cluster, run a Deployment behind a Service, show it
+	$(SKIFF) up
+	SKIFF="$(SKIFF)" bash examples/hello.sh
 
-test-unit: ## tests that need no privileges
-	$(GO) test ./...
+stop: ## stop the cluster (skiff down; PURGE=1 removes every file as well)
+	$(SKIFF) down $(if $(PURGE),--purge)
 
-verify: ## formatting and vet
-	@test -z "$$(gofmt -l cmd cri imageservice runtimeservice network kubelet proxy controlplane test)" || { gofmt -l .; exit 1; }
-	$(GO) vet ./...
+test: test-unit test-root test-e2e ## everything: unit, kernel-level and end-to-end tests
 
-.PHONY: help build test test-unit verify
+test-unit: build ## tests that need no privileges
+	$(GO) test -tags seccomp $(addprefix ./,$(addsuffix /...,$(DIRS)))
+
+test-root: build ## kernel-level tests: real namespaces, cgroups, nftables, containers
+	$(call install,$(TEST_PACKAGES))
+	$(SUDO) env "PATH=$$PATH" $(GO) test -tags seccomp,root -p 1 $$($(GO) list -tags seccomp,root -f '{{range .TestGoFiles}}{{$$.ImportPath}} {{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$.ImportPath}} {{.}}{{"\n"}}{{end}}' ./... | awk '/_root_test.go$$/{print $$1}' | sort -u)
+
+test-e2e: build ## end-to-end tests: whole nodes on simulated hosts
+	$(call install,$(TEST_PACKAGES))
+	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) $(GO) test -tags seccomp,e2e -count=1 -timeout 15m -v ./test/e2e/
+
+lint: ## staticcheck
+	$(GO) tool staticcheck -tags seccomp,root,e2e $(addprefix ./,$(addsuffix /...,$(DIRS)))
+
+verify: deps ## formatting, vet, house rules, and generated files
+	@bad=$$(gofmt -l $(DIRS)); [ -z "$$bad" ] || { echo "not formatted:" $$bad; exit 1; }
+	$(GO) vet -tags seccomp,root,e2e ./...
+	$(GO) test ./test/
+
+bench: build ## measure, with Debian's containerd in the same run
+	$(call install,$(BENCH_PACKAGES))
+	$(SUDO) env "PATH=$$PATH" $(GO) run -tags seccomp ./test/bench -bin $(CURDIR)/$(BIN)
+
+.PHONY: help deps build run stop test test-unit test-root test-e2e lint verify bench
