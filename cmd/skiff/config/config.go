@@ -196,3 +196,9 @@ func (c *Config) Override(over Config) {
 		c.Ports.Kubelet = over.Ports.Kubelet
 	}
 }
+
+// DNSAddresses are the addresses, local on every node, on which the cluster's DNS answers: the node-local one and the
+// DNS service's own.
+func DNSAddresses(c Config) []netip.Addr {
+	return []netip.Addr{netip.AddrFrom4([4]byte{169, 254, 20, 10}), c.DNSServiceIP()}
+}

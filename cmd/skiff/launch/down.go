@@ -18,6 +18,7 @@ import (
 	"github.com/skiff-node/skiff/cmd/skiff/config"
 	"github.com/skiff-node/skiff/cmd/skiff/daemon"
 	"github.com/skiff-node/skiff/cmd/skiff/term"
+	"github.com/skiff-node/skiff/proxy"
 )
 
 // step is one named part of stopping. Every step succeeds on what is gone already, so `skiff down` can be repeated
@@ -67,6 +68,8 @@ func stopNode(ctx context.Context, c config.Config, p *term.Printer) error {
 	}
 	return errors.Join(errs...)
 }
+
+func removeProxyRules(context.Context, config.Config) error { return proxy.Cleanup() }
 
 func stopServer(ctx context.Context, c config.Config) error {
 	pid, err := daemon.PeerPid(daemon.StatusSocket(c.Dirs.Run))
