@@ -9,7 +9,6 @@ package cni
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,8 +18,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
-
-	"github.com/skiff-node/skiff/network"
 )
 
 // The nouns of a plugin's result, in CNI's newest shape.
@@ -274,21 +271,4 @@ func (e *executor) delegate(ctx context.Context, plugin string, c Call) (*Result
 // plugin does so with its IPAM plugin. The result is nil unless the command is ADD.
 func Delegate(ctx context.Context, builtin map[string]Plugin, plugin string, c Call) (*Result, error) {
 	return newExecutor(builtin).delegate(ctx, plugin, c)
-}
-
-// ErrorJSON is what an executable plugin prints when a call fails (specification section 5).
-func ErrorJSON(err error, cniVersion string) []byte {
-	e := &types.Error{}
-	if errors.Is(err, network.ErrNotReady) {
-		e = types.NewError(CodeNotAvailable, err.Error(), "")
-	} else if !errors.As(err, &e) {
-		e = types.NewError(types.ErrInternal, err.Error(), "")
-	}
-	data, _ := json.Marshal(struct { // a struct of strings and a number cannot fail to marshal
-		Version string `json:"cniVersion"`
-		Code    uint   `json:"code"`
-		Msg     string `json:"msg"`
-		Details string `json:"details,omitempty"`
-	}{cniVersion, e.Code, e.Msg, e.Details})
-	return data
 }

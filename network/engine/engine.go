@@ -263,11 +263,15 @@ func (e *Engine) removeNamespaces(keep map[string]bool) error {
 	return nil
 }
 
-// Status implements network.Service.
+// Status implements network.Service. It is asked every few seconds, which makes it the place to notice that
+// another program removed the nftables table.
 func (e *Engine) Status(ctx context.Context) error {
 	up, err := e.parts()
 	if err != nil {
 		return err
+	}
+	if err := up.ports.Repair(); err != nil {
+		return fmt.Errorf("%w: %w", network.ErrNotReady, err)
 	}
 	if err := up.driver.Status(ctx); err != nil {
 		if errors.Is(err, network.ErrNotReady) {

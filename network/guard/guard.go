@@ -46,7 +46,7 @@ type Config struct {
 
 // Apply brings the host to the desired state. It may be called again with another one.
 func Apply(cfg Config) error {
-	if err := setSysctls(cfg.Record); err != nil {
+	if err := Forward(cfg.Record); err != nil {
 		return err
 	}
 	var wanted []netlink.Route
@@ -195,8 +195,25 @@ func removeLink(name string) error {
 	return nil
 }
 
-// setSysctls changes what differs. What was there before the first change is recorded first.
-func setSysctls(record string) error {
+// Unreachable adds the routes for cluster ranges alone, beside those that are there.
+func Unreachable(cluster []netip.Prefix) error {
+	for _, p := range cluster {
+		if !p.Addr().Is4() {
+			continue
+		}
+		r := unreachable(p)
+		if err := netlink.RouteReplace(&r); err != nil {
+			return fmt.Errorf("add route to %s: %w", r.Dst, err)
+		}
+	}
+	return nil
+}
+
+// Forward makes the host forward packets. Which settings it had before the first change is written to the record.
+func Forward(record string) error {
+	if err := os.MkdirAll(filepath.Dir(record), 0o755); err != nil {
+		return fmt.Errorf("record sysctls: %w", err)
+	}
 	before, err := readRecord(record)
 	if err != nil {
 		return err

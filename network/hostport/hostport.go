@@ -226,10 +226,22 @@ func (t *Table) Retain(keep func(key string) bool) error {
 			return err
 		}
 	}
+	return t.repair()
+}
+
+// Repair makes the table anew when somebody removed it, as a reload of the host's firewall does.
+func (t *Table) Repair() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.repair()
+}
+
+func (t *Table) repair() error {
 	if t.current() {
 		return nil
 	}
-	return t.sync() // somebody removed it, as a reload of the host's firewall does
+	t.cfg.Log.Warn("the nftables table of the pod network was removed by another program; making it anew", "table", t.cfg.Name)
+	return t.sync()
 }
 
 // SetRanges changes what is masqueraded.

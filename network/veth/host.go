@@ -20,8 +20,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -100,10 +102,13 @@ func (h *Host) SetAddresses(want []netip.Addr) error {
 			return fmt.Errorf("interface %s: remove address %s: %w", h.cfg.Interface, text, err)
 		}
 	}
+	return h.AddAddresses(slices.Collect(maps.Values(missing)))
+}
+
+// AddAddresses gives the host's interface these addresses beside those it has.
+func (h *Host) AddAddresses(want []netip.Addr) error {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: h.index, Name: h.cfg.Interface}}
 	for _, a := range want {
-		if _, ok := missing[ipNet(a, 32).String()]; !ok {
-			continue
-		}
 		if err := h.nl.AddrReplace(link, &netlink.Addr{IPNet: ipNet(a, 32)}); err != nil {
 			return fmt.Errorf("interface %s: add address %s: %w", h.cfg.Interface, a, err)
 		}

@@ -37,6 +37,9 @@ func SandboxOf(key string) string {
 	return id
 }
 
+// Supports implements cni.Partial: within the engine everything is the engine's to configure.
+func (s *Skiff) Supports(conf []byte) error { return supports(conf, []string{"portMappings"}) }
+
 // Add implements cni.Plugin.
 func (s *Skiff) Add(_ context.Context, c cni.Call) (*cni.Result, error) {
 	if err := s.Ready(); err != nil {
