@@ -2,6 +2,7 @@ package hostport
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -104,7 +105,7 @@ func (t *Table) elementwise(e Entry, do func(*nftables.Conn, *nftables.Set, []nf
 // forgetFlows makes the kernel forget UDP flows that the entry's change concerns: those to its ports on the host,
 // which were not rewritten before it was published, and those to the sandbox, which must not be after. (A TCP
 // connection begins with a packet that is looked up anew.) A failure is logged only: a flow ends by itself.
-func (t *Table) forgetFlows(e Entry) {
+func forgetFlows(log *slog.Logger, e Entry) {
 	var filters []netlink.CustomConntrackFilter
 	for _, m := range e.Ports {
 		if m.Protocol != network.UDP || m.HostPort == 0 {
@@ -119,7 +120,7 @@ func (t *Table) forgetFlows(e Entry) {
 			err = toHost.AddIP(netlink.ConntrackOrigDstIP, m.HostIP.AsSlice())
 		}
 		if err != nil {
-			t.cfg.Log.Warn("UDP flows of a published port not looked for", "port", m.HostPort, "error", err)
+			log.Warn("UDP flows of a published port not looked for", "port", m.HostPort, "error", err)
 			continue
 		}
 		filters = append(filters, toHost)
@@ -128,6 +129,6 @@ func (t *Table) forgetFlows(e Entry) {
 		return
 	}
 	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filters...); err != nil {
-		t.cfg.Log.Warn("UDP flows of published ports not forgotten", "sandbox", e.Key, "error", err)
+		log.Warn("UDP flows of published ports not forgotten", "sandbox", e.Key, "error", err)
 	}
 }

@@ -174,8 +174,8 @@ func (t *Table) Add(e Entry) error {
 		t.unclaim(e.Key)
 		return errors.Join(fmt.Errorf("publish ports: %w", err), removeRecord(t.cfg.Dir, e.Key))
 	}
-	t.forgetFlows(before)
-	t.forgetFlows(e)
+	forgetFlows(t.cfg.Log, before)
+	forgetFlows(t.cfg.Log, e)
 	return nil
 }
 
@@ -210,7 +210,7 @@ func (t *Table) delete(key string) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("take back published ports: %w", err), t.claim(e))
 	}
-	t.forgetFlows(e)
+	forgetFlows(t.cfg.Log, e)
 	return removeRecord(t.cfg.Dir, key)
 }
 
