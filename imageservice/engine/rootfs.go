@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,6 +26,13 @@ type rootfs struct {
 	usage   *usageCache
 	janitor *janitor
 	log     *slog.Logger
+	locks   [64]sync.Mutex // by hash of the key: work on one key does not overlap
+}
+
+func (f *rootfs) lock(key string) *sync.Mutex {
+	h := fnv.New32a()
+	h.Write([]byte(key))
+	return &f.locks[h.Sum32()%uint32(len(f.locks))]
 }
 
 // Prepare makes a writable root file system on the image. See imageservice.RootFS.
@@ -67,6 +76,9 @@ func (f *rootfs) prepare(want snapshot.Root) ([]imageservice.Mount, error) {
 	if !snapshot.ValidKey(want.Key) {
 		return nil, fmt.Errorf("prepare root file system: key %q cannot name a directory", want.Key)
 	}
+	mu := f.lock(want.Key)
+	mu.Lock()
+	defer mu.Unlock()
 	root, fresh, err := f.claim(want)
 	if err != nil {
 		return nil, fmt.Errorf("prepare root file system of %s: %w", want.Key, err)
@@ -78,7 +90,7 @@ func (f *rootfs) prepare(want snapshot.Root) ([]imageservice.Mount, error) {
 	if err := ready(root); err != nil {
 		err = fmt.Errorf("prepare root file system of %s: %w", want.Key, classify(err))
 		if fresh {
-			err = errors.Join(err, f.forget(want.Key))
+			err = errors.Join(err, f.drop(want.Key))
 		}
 		return nil, err
 	}
@@ -125,6 +137,14 @@ func (f *rootfs) lost(r *record.Image) digest.Digest {
 
 // forget removes one root file system, whether it is known or not.
 func (f *rootfs) forget(key string) error {
+	mu := f.lock(key)
+	mu.Lock()
+	defer mu.Unlock()
+	return f.drop(key)
+}
+
+// drop is forget with the key's lock taken.
+func (f *rootfs) drop(key string) error {
 	if err := f.roots.Remove(key); err != nil {
 		return fmt.Errorf("release root file system of %s: %w", key, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -299,5 +300,51 @@ func TestPattern(t *testing.T) {
 		if got := pattern(tc.pattern, tc.name); got != tc.want {
 			t.Errorf("pattern(%q, %q) is %t", tc.pattern, tc.name, got)
 		}
+	}
+}
+
+// TestConcurrentKeys prepares and releases the same keys from many sides, while the image is removed and comes back.
+func TestConcurrentKeys(t *testing.T) {
+	e := open(t, Config{})
+	archive := ociArchive(t, small(t, imagetest.Spec{Names: []string{"x"}}))
+	img := importOne(t, e, imagetest.Spec{Names: []string{"x"}})
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			for range 20 {
+				key := "c" + string(rune('a'+i%3))
+				mounts, err := e.Prepare(t.Context(), key, img.ID)
+				switch {
+				case errors.Is(err, imageservice.ErrNotFound):
+				case err != nil || len(mounts) != 1:
+					t.Errorf("%v, %v", mounts, err)
+				}
+				if i%2 == 0 {
+					if err := e.Release(t.Context(), key); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	group.Go(func() {
+		for range 10 {
+			if err := e.Remove(t.Context(), "x"); err != nil {
+				t.Error(err)
+			}
+			if _, err := e.Import(t.Context(), bytes.NewReader(archive)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	group.Wait()
+	if what := e.pool.missing(e.catalog.records()[0]); what != "" {
+		t.Errorf("the image lost its %s", what)
+	}
+	if err := errors.Join(e.Retain(t.Context(), nil), e.Remove(t.Context(), "x")); err != nil {
+		t.Fatal(err)
+	}
+	if left := leftovers(t, e.cfg.Root); len(left) != 0 {
+		t.Errorf("left %v", left)
 	}
 }
