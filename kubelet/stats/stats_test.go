@@ -1,0 +1,162 @@
+package stats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+)
+
+type cri struct {
+	runtimeapi.RuntimeServiceClient
+	runtimeapi.ImageServiceClient
+	fail bool
+}
+
+func u(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
+
+func (c *cri) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandboxStatsRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxStatsResponse, error) {
+	if c.fail {
+		return nil, errors.New("down")
+	}
+	labels := map[string]string{labelPodName: "web", labelNamespace: "ns", labelUID: "u1"}
+	mine := map[string]string{labelContainer: "app"}
+	at := time.Unix(1000, 0).UnixNano()
+	box := func(id string) *runtimeapi.PodSandboxStats {
+		return &runtimeapi.PodSandboxStats{Attributes: &runtimeapi.PodSandboxAttributes{Id: id, Labels: labels}, Linux: &runtimeapi.LinuxPodSandboxStats{
+			Cpu:     &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: u(3e9)},
+			Memory:  &runtimeapi.MemoryUsage{Timestamp: at, WorkingSetBytes: u(2048)},
+			Network: &runtimeapi.NetworkUsage{Timestamp: at, DefaultInterface: &runtimeapi.NetworkInterfaceUsage{Name: "eth0", RxBytes: u(7)}},
+			Process: &runtimeapi.ProcessUsage{ProcessCount: u(3)},
+			Containers: []*runtimeapi.ContainerStats{{Attributes: &runtimeapi.ContainerAttributes{Id: "c1", Labels: mine},
+				Cpu:           &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: u(15e8)},
+				Memory:        &runtimeapi.MemoryUsage{Timestamp: at, WorkingSetBytes: u(1024), RssBytes: u(512)},
+				WritableLayer: &runtimeapi.FilesystemUsage{UsedBytes: u(99)}}},
+		}}
+	}
+	return &runtimeapi.ListPodSandboxStatsResponse{Stats: []*runtimeapi.PodSandboxStats{box("former"), box("s1")}}, nil
+}
+
+func (c *cri) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
+	return &runtimeapi.ListPodSandboxResponse{Items: []*runtimeapi.PodSandbox{{Id: "s1", CreatedAt: 5e9}}}, nil
+}
+
+func (c *cri) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
+	return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: "c1", CreatedAt: 65e8}}}, nil
+}
+
+func (c *cri) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: "/"}, UsedBytes: u(42)}}}, nil
+}
+
+func newTest(t *testing.T) (*Collector, *cri) {
+	t.Helper()
+	rt := &cri{}
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u1"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app", Image: `im"age`,
+		Resources: v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("1Mi")}}}}},
+		Status: v1.PodStatus{Phase: v1.PodRunning, ContainerStatuses: []v1.ContainerStatus{{State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}}}
+	c, err := New(Config{NodeName: "n1", Root: "/", Runtime: rt, Images: rt, Pods: func() []*v1.Pod { return []*v1.Pod{pod} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, rt
+}
+
+func page(t *testing.T, c *Collector, path string) (int, string) {
+	t.Helper()
+	h := c.Pages()[strings.Split(path, "?")[0]]
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	return w.Code, w.Body.String()
+}
+
+func TestSummary(t *testing.T) {
+	c, rt := newTest(t)
+	_, body := page(t, c, "/stats/summary")
+	var s v1alpha1.Summary
+	if err := json.Unmarshal([]byte(body), &s); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Pods) != 1 || s.Pods[0].PodRef.Name != "web" || s.Pods[0].StartTime.Unix() != 5 || *s.Pods[0].EphemeralStorage.UsedBytes != 99 ||
+		*s.Pods[0].Containers[0].Memory.WorkingSetBytes != 1024 || *s.Pods[0].ProcessStats.ProcessCount != 3 || s.Pods[0].Network.Name != "eth0" {
+		t.Errorf("pods %+v", s.Pods)
+	}
+	n := s.Node
+	if n.NodeName != "n1" || *n.CPU.UsageCoreNanoSeconds == 0 || *n.Memory.WorkingSetBytes == 0 || *n.Fs.CapacityBytes == 0 ||
+		*n.Runtime.ImageFs.UsedBytes != 42 || *n.Rlimit.NumOfRunningProcesses == 0 || n.StartTime.IsZero() {
+		t.Errorf("node %+v", n)
+	}
+	if _, body := page(t, c, "/stats/summary?only_cpu_and_memory=true"); strings.Contains(body, "imageFs") || !strings.Contains(body, "workingSetBytes") {
+		t.Errorf("only cpu and memory: %s", body)
+	}
+	rt.fail = true
+	if code, _ := page(t, c, "/stats/summary"); code != 500 {
+		t.Errorf("code %d", code)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	c, rt := newTest(t)
+	for path, want := range map[string][]string{
+		"/metrics/resource": {
+			"# TYPE container_cpu_usage_seconds_total counter\ncontainer_cpu_usage_seconds_total{container=\"app\",namespace=\"ns\",pod=\"web\"} 1.5 1000000\n",
+			"container_memory_working_set_bytes{container=\"app\",namespace=\"ns\",pod=\"web\"} 1024 1000000\n",
+			"container_start_time_seconds{container=\"app\",namespace=\"ns\",pod=\"web\"} 6.5\n",
+			"pod_cpu_usage_seconds_total{namespace=\"ns\",pod=\"web\"} 3 1000000\n",
+			"node_cpu_usage_seconds_total ", "resource_scrape_error 0\n"},
+		"/metrics/cadvisor": {
+			`container_cpu_usage_seconds_total{cpu="total",container="app",id="/kubepods/podu1/app",image="im\"age",name="app",namespace="ns",pod="web"} 1.5 1000000`,
+			`container_network_receive_bytes_total{container="",id="/kubepods/podu1",image="",interface="eth0",name="",namespace="ns",pod="web"} 7`,
+			`container_spec_cpu_quota{container="app",`, `container_spec_memory_limit_bytes{`, "machine_cpu_cores "},
+		"/metrics": {`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 1\n", `kubelet_running_containers{container_state="running"} 1`,
+			"process_resident_memory_bytes "},
+	} {
+		_, body := page(t, c, path)
+		for _, line := range want {
+			if !strings.Contains(body, line) {
+				t.Errorf("%s: no %q in\n%s", path, line, body)
+			}
+		}
+	}
+	rt.fail = true
+	if _, body := page(t, c, "/metrics/resource"); !strings.Contains(body, "resource_scrape_error 1\n") || !strings.Contains(body, "node_memory_working_set_bytes ") {
+		t.Errorf("without a runtime:\n%s", body)
+	}
+}
+
+func TestRate(t *testing.T) {
+	c := &Collector{}
+	t0 := time.Unix(100, 0)
+	if c.rate(t0, 5e9) != nil {
+		t.Error("a rate from one sample")
+	}
+	if got := c.rate(t0.Add(2*time.Second), 6e9); *got != 5e8 {
+		t.Errorf("rate %d", *got)
+	}
+	if got := c.rate(t0.Add(2100*time.Millisecond), 7e9); *got != 5e8 {
+		t.Errorf("soon after: %d", *got)
+	}
+}
+
+func TestParsers(t *testing.T) {
+	if got, ok := cpuNanos("cpu  1 2 3 4 5 6 7 8 9 10\ncpu0"); !ok || got != uint64(27*10*time.Millisecond) {
+		t.Errorf("cpu %d %v", got, ok)
+	}
+	if got := table("MemTotal:  2 kB\npgfault 7\nbad\n"); got["MemTotal"] != 2048 || got["pgfault"] != 7 || len(got) != 2 {
+		t.Errorf("table %v", got)
+	}
+	routes := "Iface Destination Gateway Flags RefCnt Use Metric Mask\nlo 0000007F 0 1 0 0 0 FF\neth1 00000000 0102A8C0 3 0 0 0 00000000 0\n"
+	if got := defaultInterface(routes); got != "eth1" {
+		t.Errorf("interface %q", got)
+	}
+}
