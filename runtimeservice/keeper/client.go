@@ -112,8 +112,8 @@ func (c *Client) Exec(ctx context.Context, req Exec, files ...*os.File) (ExecRep
 	return out, got[0], nil
 }
 
-// Wait returns when the container, or the exec in it, has exited. An exec is forgotten by the keeper once its exit was
-// told.
+// Wait returns when the container, or the exec in it, has exited. The keeper remembers only a few of the execs whose exit
+// it has told: wait once.
 func (c *Client) Wait(ctx context.Context, t Target) (Exit, error) {
 	var out Exit
 	_, err := c.call(ctx, MethodWait, t, &out)

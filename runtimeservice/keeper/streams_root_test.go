@@ -191,8 +191,12 @@ func TestExecStdinAndWait(t *testing.T) {
 	if err != nil || exit.Code != 0 {
 		t.Errorf("%+v, %v", exit, err)
 	}
+	if err := n.client.Kill(n.ctx, keeper.Kill{Target: target, Signal: 9, All: true}); !errors.Is(err, keeper.ErrState) {
+		t.Errorf("kill after its end: %v, want ErrState", err)
+	}
+	target.ExecID = "none"
 	if _, err := n.client.Wait(n.ctx, target); !errors.Is(err, keeper.ErrNotFound) {
-		t.Errorf("second wait: %v, want ErrNotFound", err)
+		t.Errorf("wait for no exec: %v, want ErrNotFound", err)
 	}
 }
 

@@ -15,8 +15,12 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/oci"
 )
 
-// maxEnded bounds the exits of execs that nobody has waited for yet.
-const maxEnded = 64
+// How many ended execs a container remembers: so many whose exit was told, so that a late kill hears that it is late,
+// and so many that somebody may yet wait for.
+const (
+	maxTold   = 8
+	maxUntold = 64
+)
 
 // execution is a process that was exec'ed into a container.
 type execution struct {
@@ -26,6 +30,7 @@ type execution struct {
 	terminal *os.File
 	exited   chan struct{}
 	exit     keeper.Exit // valid when exited is closed
+	told     bool        // guarded by the container's mu
 }
 
 // exec starts the process. The files are handed over, in the order stdin, stdout, stderr.
@@ -47,21 +52,23 @@ func (c *container) exec(ctx context.Context, req keeper.Exec, streams oci.IO) (
 	return e, master, nil
 }
 
-// reserve takes the name, and forgets ended execs that nobody asks for.
+// reserve takes the name, that of an ended exec too, and forgets ended ones beyond the bounds.
 func (c *container) reserve(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, err := next(c.rec.Row.State, doExec); err != nil {
 		return err
 	}
-	if _, taken := c.execs[id]; taken {
+	if e, taken := c.execs[id]; taken && (e == nil || !e.ended()) {
 		return fmt.Errorf("%w: exec %s", keeper.ErrExists, id)
 	}
-	if len(c.execs) >= maxEnded {
-		for old, e := range c.execs {
-			if e != nil && e.ended() {
-				delete(c.execs, old)
-			}
+	left := map[bool]int{true: maxTold, false: maxUntold}
+	for old, e := range c.execs {
+		if e == nil || !e.ended() {
+			continue
+		}
+		if left[e.told]--; left[e.told] < 0 {
+			delete(c.execs, old)
 		}
 	}
 	c.execs[id] = nil
@@ -114,10 +121,12 @@ func (c *container) execution(id string) (*execution, error) {
 	return nil, fmt.Errorf("%w: exec %s", keeper.ErrNotFound, id)
 }
 
-func (c *container) forget(id string) {
+// tell marks that the exit was told to a client.
+func (c *container) tell(e *execution) keeper.Exit {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.execs, id)
+	e.told = true
+	return e.exit
 }
 
 // killExec signals an exec'ed process, or with all its session and descendants: a shell's children must not survive

@@ -66,7 +66,7 @@ func validID(id string) error {
 	return nil
 }
 
-func (s *Server) claim(id string) error {
+func (s api) claim(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, busy := s.making[id]
@@ -77,7 +77,7 @@ func (s *Server) claim(id string) error {
 	return nil
 }
 
-func (s *Server) unclaim(id string) {
+func (s api) unclaim(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.making, id)
@@ -176,8 +176,8 @@ func (s api) exec(ctx context.Context, c *call) (any, error) {
 	}
 	select {
 	case <-e.exited:
-		on.forget(req.ExecID)
-		return keeper.ExecReply{Pid: e.process.Pid, Exit: &e.exit}, nil
+		exit := on.tell(e)
+		return keeper.ExecReply{Pid: e.process.Pid, Exit: &exit}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -231,8 +231,7 @@ func (s api) wait(ctx context.Context, c *call) (any, error) {
 	}
 	select {
 	case <-e.exited:
-		on.forget(req.ExecID)
-		return e.exit, nil
+		return on.tell(e), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

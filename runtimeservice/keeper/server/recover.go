@@ -44,10 +44,13 @@ func (s *Server) recover() {
 func (s *Server) readmit(id string) error {
 	dir := recordDir(s.cfg.RunDir, id)
 	rec, err := loadRecord(dir)
-	if err != nil || rec.Row.State == nothing || rec.Create.ID != id {
+	if err != nil || rec.Create.ID != id {
 		return errors.Join(s.native.Sweep(id), os.RemoveAll(dir))
 	}
 	c := s.newContainer(rec)
+	if rec.Row.State == nothing {
+		return errors.Join(s.sweep(c), os.RemoveAll(dir))
+	}
 	if rec.Row.State == keeper.Exited {
 		close(c.exited)
 		c.streams, err = stdio.Open(stdio.Config{TTY: true}) // ended: only to refuse
@@ -68,6 +71,14 @@ func (s *Server) readmit(id string) error {
 		return nil
 	}
 	return s.lost(c)
+}
+
+// sweep removes what a container has left that was being created.
+func (s *Server) sweep(c *container) error {
+	if c.runtime == runtime(s.native) {
+		return s.native.Sweep(c.id())
+	}
+	return c.runtime.Delete(context.Background(), c.id())
 }
 
 // holdSame holds the process only if it is the one that was recorded.

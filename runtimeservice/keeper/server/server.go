@@ -35,7 +35,8 @@ type Server struct {
 	native   *oci.Native
 	journal  *journal
 
-	work sync.WaitGroup // watchers of containers and execs
+	// Watchers of containers and execs. Nobody waits for them: containers outlive their keeper.
+	work sync.WaitGroup
 
 	mu     sync.Mutex
 	table  map[string]*container

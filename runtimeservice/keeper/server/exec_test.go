@@ -1,0 +1,44 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
+)
+
+func TestEndedExecsAreBounded(t *testing.T) {
+	c := &container{execs: map[string]*execution{}}
+	if err := c.reserve("early"); !errors.Is(err, keeper.ErrNotFound) {
+		t.Errorf("exec in nothing: %v", err)
+	}
+	c.rec.Row.State = keeper.Running
+	end := func(id string, told bool) {
+		t.Helper()
+		if err := c.reserve(id); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.reserve(id); !errors.Is(err, keeper.ErrExists) {
+			t.Fatalf("a name in use: %v", err)
+		}
+		c.execs[id] = &execution{exited: make(chan struct{}), told: told}
+		close(c.execs[id].exited)
+	}
+	end("again", true)
+	end("again", true) // the name of an ended one is free
+	for i := range 200 {
+		end(fmt.Sprint("told", i), true)
+		end(fmt.Sprint("untold", i), false)
+	}
+	if n := len(c.execs); n > maxTold+maxUntold+2 {
+		t.Errorf("%d execs are remembered", n)
+	}
+	c.execs["runs"] = &execution{exited: make(chan struct{})}
+	for i := range 100 {
+		end(fmt.Sprint("more", i), true)
+	}
+	if c.execs["runs"] == nil {
+		t.Error("a running exec is forgotten")
+	}
+}
