@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -92,16 +93,20 @@ func (c *cluster) eventually(what, want string, got func() (string, error)) {
 func (c *cluster) addNode(name, ip string) {
 	c.t.Helper()
 	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelHostname: name}}}
-	n, err := c.client.CoreV1().Nodes().Create(c.ctx(), n, metav1.CreateOptions{})
-	if err != nil {
+	if _, err := c.client.CoreV1().Nodes().Create(c.ctx(), n, metav1.CreateOptions{}); err != nil {
 		c.t.Fatal(err)
 	}
 	room := v1.ResourceList{v1.ResourceCPU: resource.MustParse("4"), v1.ResourceMemory: resource.MustParse("8Gi"), v1.ResourcePods: resource.MustParse("110")}
-	n.Status.Capacity, n.Status.Allocatable = room, room
-	n.Status.Addresses = []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: ip}}
 	now := metav1.Now()
-	n.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue, LastHeartbeatTime: now, LastTransitionTime: now, Reason: "KubeletReady"}}
-	if _, err := c.client.CoreV1().Nodes().UpdateStatus(c.ctx(), n, metav1.UpdateOptions{}); err != nil {
+	patch, err := json.Marshal(map[string]any{"status": v1.NodeStatus{
+		Capacity: room, Allocatable: room,
+		Addresses:  []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: ip}},
+		Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue, LastHeartbeatTime: now, LastTransitionTime: now, Reason: "KubeletReady"}},
+	}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := c.client.CoreV1().Nodes().Patch(c.ctx(), name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
 		c.t.Fatal(err)
 	}
 }

@@ -115,6 +115,7 @@ func newEnv(cfg Config) (*env, error) {
 	// The server is in this process: what must be limited is limited there, by flow control.
 	api.QPS, api.Burst = -1, 0
 	api.UserAgent = "skiff-controllers"
+	api.WarningHandler = rest.NoWarnings{} // they would say at each write that Endpoints are deprecated
 	client, err := kubernetes.NewForConfig(api)
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
@@ -167,6 +168,7 @@ func (e *env) start(ctx context.Context) {
 
 // lead builds and runs everything.
 func (m *Manager) lead(ctx context.Context) error {
+	ctx = quiet(ctx)
 	e, err := newEnv(m.cfg)
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)

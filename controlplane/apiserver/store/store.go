@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,6 +63,9 @@ type Stores struct {
 	factory   *serverstorage.DefaultStorageFactory
 	compactor etcd3.Compactor
 	tracker   flowcontrolrequest.StorageObjectCountTracker
+
+	mu     sync.Mutex
+	caches []storage.Interface // watch caches that may not have read their kind yet
 }
 
 // New starts the compactor; it opens no connection of its own.
@@ -130,6 +134,31 @@ func (s *Stores) Check(ctx context.Context) error {
 	return nil
 }
 
+// settlePoll is how often Settle looks: caches have no channel that tells.
+const settlePoll = 2 * time.Millisecond
+
+// Settle waits until the watch caches that exist by now have read their kinds. A list before that is answered with
+// "try again in a second", which is what informers then do.
+func (s *Stores) Settle(ctx context.Context) error {
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	s.mu.Lock()
+	waiting := s.caches
+	s.caches = nil
+	s.mu.Unlock()
+	for {
+		waiting = slices.DeleteFunc(waiting, func(c storage.Interface) bool { return c.ReadinessCheck() == nil })
+		if len(waiting) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the watch caches to fill: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
 // raw is a generic.StorageDecorator over the shared client.
 func (s *Stores) raw(cfg *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 	newFunc, newListFunc func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
@@ -175,6 +204,9 @@ func (s *Stores) cached(cfg *storagebackend.ConfigForResource, prefix string, ke
 		return nil, nil, fmt.Errorf("watch cache of %s: %w", cfg.GroupResource, err)
 	}
 	delegator := cacher.NewCacheDelegator(c, raw)
+	s.mu.Lock()
+	s.caches = append(s.caches, delegator)
+	s.mu.Unlock()
 	var once sync.Once
 	return delegator, func() {
 		once.Do(func() {
