@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/skiff-node/skiff/network"
@@ -218,7 +219,7 @@ func (e *Engine) Retain(ctx context.Context, live []string) error {
 		up.ports.Retain(wanted),
 		removePairs(up.host, keep),
 		e.removeNamespaces(keep),
-		e.dropOldGateways(up),
+		e.forgetFormer(up),
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("give back what no sandbox has: %w", err)
@@ -308,16 +309,27 @@ func (e *Engine) SetPodCIDRs(_ context.Context, cidrs []netip.Prefix) error {
 	if err := e.up.ports.SetRanges(next.masquerade(e.cfg.ClusterCIDRs)); err != nil {
 		return fmt.Errorf("set pod ranges: %w", err)
 	}
-	e.log.Info("pod ranges changed", "from", e.ranges.Current, "to", next.Current)
+	if !slices.Equal(e.ranges.Current, next.Current) {
+		e.log.Info("pod ranges changed", "from", e.ranges.Current, "to", next.Current)
+	}
 	e.ranges = next
 	return nil
 }
 
-// dropOldGateways takes addresses off the host's interface that were the gateway of ranges of which no sandbox is left.
-func (e *Engine) dropOldGateways(up *running) error {
+// forgetFormer forgets the former ranges of which no sandbox is left, and their gateways' addresses.
+func (e *Engine) forgetFormer(up *running) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return up.host.SetAddresses(e.ranges.gateways(up.addresses))
+	next := e.ranges
+	next.Former = slices.DeleteFunc(slices.Clone(next.Former), func(p netip.Prefix) bool { return !inUse(p, up.addresses.Holders()) })
+	if err := next.save(e.cfg.rangesFile()); err != nil {
+		return err
+	}
+	e.ranges = next
+	if err := up.ports.SetRanges(next.masquerade(e.cfg.ClusterCIDRs)); err != nil {
+		return err
+	}
+	return up.host.SetAddresses(next.gateways(up.addresses))
 }
 
 // Close lets go of the journal and of sockets. Everything on the node stays.

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -458,5 +459,77 @@ func eventually(t testing.TB, condition func() bool) {
 			t.Fatal("not within ten seconds")
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestRangesOutliveTheProcess(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.PodCIDRs = nil // the cluster has ranges, the node waits for its own
+	e := start(t, cfg)
+	if err := e.Status(t.Context()); !errors.Is(err, network.ErrNotReady) || !strings.Contains(err.Error(), "no pod range") {
+		t.Fatalf("without a range: %v", err)
+	}
+	ns, err := e.NewNamespace(t.Context(), "early")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Attach(t.Context(), network.Sandbox{ID: "early", NetNS: ns}); !errors.Is(err, network.ErrNotReady) {
+		t.Errorf("attach: %v", err)
+	}
+	if err := e.SetPodCIDRs(t.Context(), prefixes("10.42.7.0/24", "fd00:7::/64")); err != nil {
+		t.Fatal(err)
+	}
+	old := attach(t, e, "old")
+	serve(t, old.NetNS, 80)
+	if err := e.SetPodCIDRs(t.Context(), prefixes("10.42.8.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+	e = start(t, cfg) // the kubelet has not announced them again
+	fresh := attach(t, e, "fresh")
+	if old.ip.String() != "10.42.7.2" || fresh.ip.String() != "10.42.8.2" {
+		t.Errorf("addresses %s, then %s", old.ip, fresh.ip)
+	}
+	mustAsk(t, fresh.NetNS, "tcp4", "10.42.7.2:80", "10.42.8.2")
+	mustAsk(t, "", "tcp4", "10.42.7.2:80", "10.42.7.1")
+	detach(t, e, old)
+	if err := e.Retain(t.Context(), []string{"fresh"}); err != nil {
+		t.Fatal(err)
+	}
+	if addrs := run(t, "ip", "-br", "addr", "show", "skiff0"); strings.Contains(addrs, "10.42.7.1") || !strings.Contains(addrs, "10.42.8.1") {
+		t.Errorf("the former gateway stays: %s", addrs)
+	}
+	for text, cidrs := range map[string][]netip.Prefix{"no IPv4 range": prefixes("fd00::/64"), "too small": prefixes("10.42.7.0/31")} {
+		if err := e.SetPodCIDRs(t.Context(), cidrs); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v: %v", cidrs, err)
+		}
+	}
+}
+
+func TestBadConfigurations(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		`RunDir "" is not an absolute path`:              func(c *Config) { c.RunDir = "" },
+		"did you mean 10.42.0.0/24":                      func(c *Config) { c.PodCIDRs = prefixes("10.42.0.7/24") },
+		"192.0.2.77 is not an address of this host":      func(c *Config) { c.NodeIP = netip.MustParseAddr("192.0.2.77") },
+		"an interface of that name exists and is a veth": func(c *Config) { c.Interface = "taken" },
+	} {
+		t.Run(want, func(t *testing.T) {
+			run(t, "ip", "link", "add", "taken", "type", "veth", "peer", "name", "peer")
+			defer run(t, "ip", "link", "del", "taken")
+			cfg := testConfig(t)
+			change(&cfg)
+			e, err := New(cfg)
+			if err == nil {
+				err = e.Setup(t.Context())
+			}
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v", err)
+			}
+			if e != nil {
+				cfg := testConfig(t)
+				cfg.RunDir, cfg.StateDir = e.cfg.RunDir, e.cfg.StateDir
+				start(t, cfg)
+			}
+		})
 	}
 }

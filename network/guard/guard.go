@@ -65,7 +65,11 @@ func Apply(cfg Config) error {
 		}
 	}
 	for _, r := range wanted {
-		if err := netlink.RouteReplace(&r); err != nil {
+		err := netlink.RouteReplace(&r)
+		if errors.Is(err, unix.EINVAL) && r.Src != nil {
+			return fmt.Errorf("add route to %s: the node's address %s is not an address of this host", r.Dst, cfg.NodeIP)
+		}
+		if err != nil {
 			return fmt.Errorf("add route to %s: %w", r.Dst, err)
 		}
 	}
