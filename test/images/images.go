@@ -95,7 +95,10 @@ func (s Spec) layer() ([]byte, error) {
 			return nil, fmt.Errorf("write %s: %w", h.Name, err)
 		}
 	}
-	return buf.Bytes(), w.Close()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
 }
 
 func (s Spec) headers() []tar.Header {

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -39,6 +40,11 @@ func (w *wiring) node(ctx context.Context, ready func(string)) error {
 	})
 	if err != nil {
 		return fmt.Errorf("wait for node %s: %w", w.c.NodeName, err)
+	}
+	// A kubelet may not give its own node a role (NodeRestriction), so the server does, as kubeadm would.
+	role := []byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`)
+	if _, err := client.CoreV1().Nodes().Patch(ctx, w.c.NodeName, types.MergePatchType, role, metav1.PatchOptions{FieldManager: "skiff"}); err != nil {
+		return fmt.Errorf("label node %s: %w", w.c.NodeName, err)
 	}
 	ready(w.c.NodeName + " is Ready")
 	<-ctx.Done()

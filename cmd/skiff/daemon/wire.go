@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-node/skiff/cmd/skiff/config"
 	"github.com/skiff-node/skiff/controlplane"
@@ -23,6 +24,7 @@ import (
 // Main is `skiff server`: it prepares the files, runs every component until ctx ends or one fails, and reports.
 func Main(ctx context.Context, c config.Config, version string, notify *os.File) error {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	quietKlog()
 	progress := NewProgress(nil)
 	if notify != nil {
 		defer notify.Close()
@@ -69,6 +71,12 @@ func serve(ctx context.Context, c config.Config, version string, progress *Progr
 		return nil
 	})
 	return g.Wait()
+}
+
+// quietKlog sends what the Kubernetes libraries log to our log, from warnings on: their informational lines tell of each
+// informer and each controller.
+func quietKlog() {
+	klog.SetSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 }
 
 func closed(c <-chan struct{}) bool {
@@ -162,7 +170,6 @@ func (w *wiring) kubelet(ctx context.Context, ready func(string)) error {
 	k, err := kubelet.New(kubelet.Config{
 		Configuration: conf, NodeName: w.c.NodeName, NodeIPs: []string{w.c.NodeIP}, Kubeconfig: w.paths.Kubeconfigs.Kubelet,
 		RootDir: filepath.Join(w.c.Dirs.State, "kubelet"), PodLogsDir: w.c.Dirs.Pods, Log: slog.Default(),
-		Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
 	})
 	if err != nil {
 		return err
@@ -186,7 +193,10 @@ func (w *wiring) proxy(ctx context.Context, ready func(string)) error {
 func (w *wiring) dns(ctx context.Context, ready func(string)) error {
 	addrs := config.DNSAddresses(w.c)
 	return dns.Run(ctx, dns.Config{Kubeconfig: w.paths.Kubeconfigs.DNS, ClusterDomain: w.c.ClusterDomain, Listen: addrs},
-		func() { ready(fmt.Sprint(addrs)) })
+		func() {
+			quietKlog() // CoreDNS takes klog over when it starts
+			ready(fmt.Sprint(addrs))
+		})
 }
 
 // whenReady runs a part and calls ready once its channel is closed.
