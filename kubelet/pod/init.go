@@ -28,7 +28,8 @@ func (pl *planner) inits() bool {
 		w.wanted = append(w.wanted, 0)
 	}
 	for i := len(w.wanted) - 1; i >= 0; i-- {
-		pl.start(&list[w.wanted[i]])
+		c := &list[w.wanted[i]]
+		pl.startOver(c, pl.o.active(c.Name))
 	}
 	return w.initialised
 }

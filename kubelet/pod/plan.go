@@ -172,7 +172,7 @@ func (pl *planner) main(c *v1.Container) {
 	if last == nil || last.State != Running {
 		if wantsStart(pl.d.Pod, c, pl.o) {
 			pl.held++
-			pl.start(c)
+			pl.startOver(c, last)
 		}
 		return
 	}
@@ -191,6 +191,19 @@ func (pl *planner) main(c *v1.Container) {
 	case c.StartupProbe != nil && probes.Startup == Failure:
 		pl.killOne(last, CauseStartup, fmt.Sprintf("Container %s failed startup probe", c.Name), again)
 	}
+}
+
+// startOver starts a container. If it is not known whether its last instance still runs, that is stopped first.
+func (pl *planner) startOver(c *v1.Container, last *Container) {
+	if last == nil || last.State != Unknown || pl.o.Kills[last.ID].Stop == Over {
+		pl.start(c)
+		return
+	}
+	k, begun := pl.o.Kills[last.ID]
+	if !begun {
+		k = Kill{Cause: CauseUnknown, Restart: true, Message: "Container is in \"unknown\" state, try killing it before restart"}
+	}
+	pl.kill(last, k, true)
 }
 
 // killOne begins to stop one container of a pod that goes on.

@@ -147,6 +147,7 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	phase := countPhase(&s.d.Pod.Spec, all, phaseFacts{
 		terminal:    s.over() && !s.d.Static,
 		initialised: mainStarted(s.d.Pod, s.o),
+		again:       s.comingAgain(),
 	})
 	end := s.d.End
 	if end != nil && end.Phase != "" {
@@ -177,6 +178,17 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	return phase
 }
 
+// comingAgain names the containers that were stopped to be started again.
+func (s *stater) comingAgain() map[string]bool {
+	again := map[string]bool{}
+	for i := range s.o.Containers {
+		if c := &s.o.Containers[i]; s.o.Kills[c.ID].Restart && s.o.newest(c.Name) == c {
+			again[c.Name] = true
+		}
+	}
+	return again
+}
+
 func terminal(p v1.PodPhase) bool { return p == v1.PodFailed || p == v1.PodSucceeded }
 
 // phaseFacts are what the phase needs beside the container statuses.
@@ -185,17 +197,20 @@ type phaseFacts struct {
 	terminal bool
 	// initialised: a main container has started in this sandbox.
 	initialised bool
+	// again names containers that were stopped to be started again, whatever policy and exit code say.
+	again map[string]bool
 }
 
 // tally counts container states for the phase.
 type tally struct {
 	pendingInits, pendingSidecars, hopelessInits         int
 	unknown, running, waiting, stopped, final, succeeded int
+	again                                                map[string]bool
 }
 
 // countPhase derives the phase from the container statuses.
 func countPhase(spec *v1.PodSpec, all []v1.ContainerStatus, f phaseFacts) v1.PodPhase {
-	var t tally
+	t := tally{again: f.again}
 	byName := map[string]*v1.ContainerStatus{}
 	for i := range all {
 		byName[all[i].Name] = &all[i]
@@ -234,7 +249,7 @@ func (t *tally) init(spec *v1.PodSpec, c *v1.Container, st *v1.ContainerStatus) 
 	switch {
 	case exit == nil:
 		t.pendingInits++
-	case exit.ExitCode != 0 && !RestartsAfter(spec, c, exit.ExitCode):
+	case exit.ExitCode != 0 && !t.again[c.Name] && !RestartsAfter(spec, c, exit.ExitCode):
 		t.hopelessInits++
 	}
 }
@@ -277,7 +292,7 @@ func (t *tally) main(spec *v1.PodSpec, c *v1.Container, st *v1.ContainerStatus) 
 		return
 	}
 	t.stopped++
-	if !RestartsAfter(spec, c, exit.ExitCode) {
+	if !t.again[c.Name] && !RestartsAfter(spec, c, exit.ExitCode) {
 		t.final++
 	}
 	if st.State.Terminated != nil && exit.ExitCode == 0 {

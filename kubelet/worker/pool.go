@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,7 +120,7 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 	if fresh && pl.cfg.Admit != nil {
 		if end := pl.cfg.Admit(p, static, pl.active()); end != nil {
 			w.end = end
-			pl.cfg.Events.Warning(p, "", end.Reason, "%s", end.Message)
+			pl.cfg.Events.Warning(p, "", end.Reason, "%s", strings.TrimPrefix(end.Message, "Pod was rejected: "))
 		}
 	}
 	pl.workers[p.UID] = w

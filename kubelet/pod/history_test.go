@@ -1,0 +1,440 @@
+package pod_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/tools/txtar"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+)
+
+var update = flag.Bool("update", false, "write the answers into the scripts")
+
+// TestHistories replays what may happen to a pod. A script is a list of commands; the lines that begin with ">" are the
+// answer to the command above them. The commands:
+//
+//	sandbox ready|dead [ip=IP] [host]   a new sandbox (ready), or the newest one has died
+//	run|create C                        the runtime has a new instance of container C
+//	start C                             the instance created runs now
+//	exit C CODE [reason=R]              the newest instance of C has ended
+//	lost C                              the newest instance of C is in state unknown
+//	gone C                              the runtime knows no instance of C any more
+//	probe C startup|readiness|liveness ok|fail
+//	fault C REASON RETRY                C could not be started, retry after RETRY; "pod" stands for the whole pod
+//	clear C                             and then it could
+//	hook C                              the preStop hook of C has ended
+//	busy | idle                         a start is under way, or none
+//	clock +DURATION
+//	delete GRACE                        the API has a deletion with that grace period, in seconds
+//	evict GRACE REASON                  the kubelet ends the pod
+//	reject REASON                       the node refuses the pod
+//	restart                             the kubelet has been restarted: what it had in memory is gone
+//	set FIELD VALUE                     the API changes: image.C, phase
+//	plan                                decide; the answer is what to do. Stop calls are noted as begun.
+//	status                              the answer is what the API is told
+func TestHistories(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { replay(t, file) })
+	}
+}
+
+func replay(t *testing.T, file string) {
+	archive, err := txtar.ParseFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, archive)
+	var out bytes.Buffer
+	for _, line := range strings.Split(strings.TrimSuffix(string(archive.Comment), "\n"), "\n") {
+		if strings.HasPrefix(line, ">") {
+			continue
+		}
+		out.WriteString(line + "\n")
+		command, _, _ := strings.Cut(line, "#")
+		if fields := strings.Fields(command); len(fields) > 0 {
+			for _, answer := range w.do(fields) {
+				out.WriteString("> " + answer + "\n")
+			}
+		}
+	}
+	if *update {
+		archive.Comment = out.Bytes()
+		if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if out.String() != string(archive.Comment) {
+		t.Errorf("want:\n%s\ngot:\n%s", archive.Comment, out.String())
+	}
+}
+
+// world is the runtime, the API and the memory of the worker, in a script.
+type world struct {
+	t     *testing.T
+	d     pod.Desired
+	o     pod.Observed
+	acts  pod.Actions
+	now   time.Time
+	last  *v1.PodStatus
+	count int
+}
+
+func newWorld(t *testing.T, archive *txtar.Archive) *world {
+	p := &v1.Pod{}
+	for _, f := range archive.Files {
+		if f.Name == "pod.yaml" {
+			if err := yaml.UnmarshalStrict(f.Data, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p.Name, p.Namespace, p.UID, p.Generation = "p", "ns", "uid", 1
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			if list[i].Image == "" {
+				list[i].Image = "img"
+			}
+		}
+	}
+	w := &world{t: t, now: time.Unix(1000, 0)}
+	w.d.Pod = p
+	w.d.Static = p.Annotations["kubernetes.io/config.source"] == "file"
+	w.o = pod.Observed{Probes: map[string]pod.Probes{}, Kills: map[string]pod.Kill{}, Crashes: map[string]pod.Crash{}, Faults: map[string]pod.Fault{}}
+	return w
+}
+
+func (w *world) do(f []string) []string {
+	arg := func(i int) string {
+		if i < len(f) {
+			return f[i]
+		}
+		return ""
+	}
+	switch f[0] {
+	case "sandbox":
+		w.sandbox(f[1:])
+	case "run", "create":
+		w.instance(f[1], f[0] == "run")
+	case "start":
+		c := w.newest(f[1])
+		c.State, c.StartedAt = pod.Running, w.now
+	case "exit":
+		w.exit(f[1], arg(2), arg(3))
+	case "lost":
+		w.newest(f[1]).State = pod.Unknown
+	case "gone":
+		w.gone(f[1])
+	case "probe":
+		w.probe(f[1], f[2], f[3])
+	case "fault":
+		retry, err := time.ParseDuration(f[3])
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.o.Faults[name(f[1])] = pod.Fault{Reason: f[2], Message: "it failed", At: w.now, Retry: w.now.Add(retry)}
+	case "clear":
+		delete(w.o.Faults, name(f[1]))
+	case "hook":
+		c := w.newest(f[1])
+		k := w.o.Kills[c.ID]
+		k.Hook = pod.Over
+		w.o.Kills[c.ID] = k
+	case "busy", "idle":
+		w.o.Busy = f[0] == "busy"
+	case "clock":
+		d, err := time.ParseDuration(strings.TrimPrefix(f[1], "+"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.now = w.now.Add(d)
+	case "delete":
+		grace, _ := strconv.ParseInt(f[1], 10, 64)
+		p := w.d.Pod.DeepCopy()
+		at := metav1.NewTime(w.now.Add(time.Duration(grace) * time.Second))
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &at, &grace
+		w.d.Pod = p
+	case "evict":
+		grace, _ := strconv.Atoi(f[1])
+		w.d.End = &pod.End{Deadline: w.now.Add(time.Duration(grace) * time.Second), Phase: v1.PodFailed, Reason: f[2], Message: "because",
+			Condition: &v1.PodCondition{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: "TerminationByKubelet"}}
+	case "reject":
+		w.d.End = &pod.End{Deadline: w.now, Phase: v1.PodFailed, Reason: f[1], Message: "Pod was rejected: no", Rejected: true}
+	case "restart":
+		if w.last != nil {
+			w.d.Pod = w.d.Pod.DeepCopy()
+			w.d.Pod.Status = *w.last
+		}
+		w.last, w.d.End, w.o.Busy = nil, nil, false
+		w.o.Kills, w.o.Crashes, w.o.Faults = map[string]pod.Kill{}, map[string]pod.Crash{}, map[string]pod.Fault{}
+	case "set":
+		w.set(f[1], f[2])
+	case "plan":
+		return w.plan()
+	case "status":
+		return w.status()
+	default:
+		w.t.Fatalf("unknown command %q", f[0])
+	}
+	return nil
+}
+
+func name(s string) string {
+	if s == "pod" {
+		return ""
+	}
+	return s
+}
+
+func (w *world) sandbox(f []string) {
+	if f[0] == "dead" {
+		w.o.Sandboxes[0].Ready = false
+		return
+	}
+	s := pod.Sandbox{ID: fmt.Sprintf("s%d", len(w.o.Sandboxes)), Ready: true, Attempt: uint32(len(w.o.Sandboxes)), CreatedAt: w.now, IPs: []string{"10.0.0.1"}}
+	for _, a := range f[1:] {
+		if ip, ok := strings.CutPrefix(a, "ip="); ok {
+			s.IPs = []string{ip}
+			if ip == "none" {
+				s.IPs = nil
+			}
+		}
+		if a == "host" {
+			s.HostNetwork, s.IPs = true, nil
+		}
+	}
+	w.o.Sandboxes = append([]pod.Sandbox{s}, w.o.Sandboxes...)
+}
+
+func (w *world) instance(name string, running bool) {
+	c := pod.Container{ID: fmt.Sprintf("%s-%d", name, w.count), Name: name, Image: "img", ImageID: "sha256:img", CreatedAt: w.now,
+		SandboxID: w.o.Sandboxes[0].ID, Hash: pod.Hash(pod.Find(w.d.Pod, name))}
+	w.count++
+	for _, old := range w.o.Containers {
+		if old.Name == name {
+			c.Restarts = old.Restarts + 1
+			break
+		}
+	}
+	if running {
+		c.State, c.StartedAt = pod.Running, w.now
+	}
+	w.o.Containers = append([]pod.Container{c}, w.o.Containers...)
+	delete(w.o.Faults, name)
+	if w.acts.Start != nil {
+		for _, st := range w.acts.Start.Containers {
+			if st.Name == name && st.Crash.Delay > 0 {
+				w.o.Crashes[name] = st.Crash
+			}
+		}
+	}
+}
+
+func (w *world) newest(name string) *pod.Container {
+	for i := range w.o.Containers {
+		if w.o.Containers[i].Name == name {
+			return &w.o.Containers[i]
+		}
+	}
+	w.t.Fatalf("no container %q", name)
+	return nil
+}
+
+func (w *world) exit(name, code, reason string) {
+	c := w.newest(name)
+	n, err := strconv.Atoi(code)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c.State, c.ExitCode, c.FinishedAt, c.Reason = pod.Exited, int32(n), w.now, "Completed"
+	if n != 0 {
+		c.Reason = "Error"
+	}
+	if r, ok := strings.CutPrefix(reason, "reason="); ok {
+		c.Reason = r
+	}
+}
+
+func (w *world) gone(name string) {
+	var left []pod.Container
+	for _, c := range w.o.Containers {
+		if c.Name != name {
+			left = append(left, c)
+		}
+	}
+	w.o.Containers = left
+}
+
+func (w *world) probe(name, kind, result string) {
+	c := w.newest(name)
+	v := pod.Success
+	if result == "fail" {
+		v = pod.Failure
+	}
+	p := w.o.Probes[c.ID]
+	switch kind {
+	case "startup":
+		p.Startup = v
+	case "readiness":
+		p.Readiness = v
+	case "liveness":
+		p.Liveness = v
+	}
+	w.o.Probes[c.ID] = p
+}
+
+func (w *world) set(field, value string) {
+	p := w.d.Pod.DeepCopy()
+	p.Generation++
+	if c, ok := strings.CutPrefix(field, "image."); ok {
+		pod.Find(p, c).Image = value
+	}
+	if field == "phase" {
+		p.Status.Phase = v1.PodPhase(value)
+	}
+	w.d.Pod = p
+}
+
+// plan decides as a worker does, twice if the pod turns out to have to end.
+func (w *world) plan() []string {
+	w.acts = pod.Plan(w.d, w.o, w.now)
+	st := pod.Status(w.d, w.o, w.acts, w.facts())
+	if end := pod.Ends(w.d, &st, w.acts.Finished, w.now); end != nil && (w.d.End == nil || *end != *w.d.End) {
+		w.d.End = end
+		w.acts = pod.Plan(w.d, w.o, w.now)
+	}
+	for _, k := range w.acts.Kills {
+		w.o.Kills[k.ID] = k.Kill
+	}
+	return w.describe()
+}
+
+func (w *world) facts() pod.Facts {
+	return pod.Facts{Now: w.now, HostIPs: []string{"192.168.0.1"}, Runtime: "test", Last: w.last}
+}
+
+func (w *world) describe() []string {
+	a := &w.acts
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if w.d.End != nil {
+		say("ends by %+v", w.d.End.Deadline.Sub(w.now))
+	}
+	if a.Cancel {
+		say("cancel start")
+	}
+	for _, k := range a.Kills {
+		what := ""
+		if k.Announce {
+			what += fmt.Sprintf(" announce %q", k.Kill.Message)
+		}
+		if k.RunHook {
+			what += " hook"
+		}
+		if k.DoStop {
+			what += fmt.Sprintf(" stop in %v", k.Grace)
+		}
+		say("kill %s:%s", k.ID, what)
+	}
+	if len(a.StopSandboxes) > 0 {
+		say("stop sandbox %v", a.StopSandboxes)
+	}
+	if s := a.Start; s != nil {
+		if s.NewSandbox {
+			say("new sandbox attempt=%d changed=%v", s.Attempt, s.SandboxChanged)
+		}
+		for _, c := range s.Containers {
+			say("start %s restarts=%d%s", c.Name, c.Restarts, map[bool]string{true: " target=" + c.Target}[c.Target != ""])
+		}
+	}
+	if len(a.Remove) > 0 {
+		say("remove %v", a.Remove)
+	}
+	if len(a.RemoveSandboxes) > 0 {
+		say("remove sandbox %v", a.RemoveSandboxes)
+	}
+	names := make([]string, 0, len(a.Waiting))
+	for n := range a.Waiting {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		say("%s waits: %s: %s", n, a.Waiting[n].Reason, a.Waiting[n].Message)
+	}
+	if !a.Again.IsZero() {
+		say("again in %v", a.Again.Sub(w.now))
+	}
+	if a.Done {
+		say("done")
+	}
+	if len(out) == 0 {
+		say("nothing")
+	}
+	return out
+}
+
+// status tells what the API would be told, in short.
+func (w *world) status() []string {
+	st := pod.Status(w.d, w.o, w.acts, w.facts())
+	w.last = &st
+	head := string(st.Phase)
+	if st.Reason != "" {
+		head += " " + st.Reason + ": " + st.Message
+	}
+	if st.PodIP != "" {
+		head += " ip=" + st.PodIP
+	}
+	out := []string{head}
+	for _, list := range [][]v1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
+		for _, c := range list {
+			line := fmt.Sprintf("%s: %s", c.Name, describeState(c.State))
+			if c.Ready {
+				line += " ready"
+			}
+			if c.RestartCount > 0 {
+				line += fmt.Sprintf(" restarts=%d", c.RestartCount)
+			}
+			if c.LastTerminationState.Terminated != nil {
+				line += " last=" + describeState(c.LastTerminationState)
+			}
+			out = append(out, line)
+		}
+	}
+	line := ""
+	for _, c := range st.Conditions {
+		mark := map[v1.ConditionStatus]string{v1.ConditionTrue: "+", v1.ConditionFalse: "-"}[c.Status]
+		line += " " + mark + string(c.Type)
+		if c.Reason != "" {
+			line += "(" + c.Reason + ")"
+		}
+	}
+	return append(out, strings.TrimSpace(line))
+}
+
+func describeState(s v1.ContainerState) string {
+	switch {
+	case s.Running != nil:
+		return "running"
+	case s.Terminated != nil:
+		return fmt.Sprintf("%s(%d)", s.Terminated.Reason, s.Terminated.ExitCode)
+	case s.Waiting != nil && s.Waiting.Reason != "":
+		return "waiting " + s.Waiting.Reason
+	}
+	return "waiting"
+}
