@@ -229,7 +229,7 @@ func (pl *planner) start(c *v1.Container) {
 		st.Restarts = last.Restarts + 1
 	}
 	if last != nil && last.State == Exited {
-		limit := pl.maxBackoff()
+		limit := pl.o.maxBackoff()
 		crash, known := pl.o.Crashes[c.Name]
 		if !known {
 			crash, known = pl.o.recalled(last, limit)
@@ -268,9 +268,9 @@ const (
 	defaultBackoff = 5 * time.Minute
 )
 
-func (pl *planner) maxBackoff() time.Duration {
-	if pl.o.MaxBackoff > 0 {
-		return pl.o.MaxBackoff
+func (o *Observed) maxBackoff() time.Duration {
+	if o.MaxBackoff > 0 {
+		return o.MaxBackoff
 	}
 	return defaultBackoff
 }
