@@ -172,7 +172,7 @@ func (c *ControlPlane) Run(ctx context.Context) error {
 	serveCtx, stopServing := context.WithCancel(storeCtx)
 	defer stopServing()
 
-	store, serving := background(storeCtx, stop, c.etcd.Run), background(serveCtx, stop, c.serve)
+	store, serving := background(storeCtx, stop, c.etcd.Run), background(serveCtx, stop, c.api.Run)
 	upper := background(stopping, stop, c.runUpper)
 	err := <-upper
 	stopServing()
@@ -183,14 +183,6 @@ func (c *ControlPlane) Run(ctx context.Context) error {
 		return fmt.Errorf("control plane: %w", err)
 	}
 	return nil
-}
-
-// serve runs the API server once it can answer from memory.
-func (c *ControlPlane) serve(ctx context.Context) error {
-	if err := c.api.Settle(ctx); err != nil {
-		return err
-	}
-	return c.api.Run(ctx)
 }
 
 // background runs a part. If it returns before its context ends, all parts have to stop.

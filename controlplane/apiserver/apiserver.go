@@ -10,6 +10,7 @@ package apiserver
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -62,7 +63,7 @@ type assembly struct {
 	tokens  auth.Tokens
 	authz   *auth.Authorizer
 	stores  *store.Stores
-	mapper  meta.RESTMapper
+	memory  *loopback
 }
 
 // New assembles a server and takes its port; it does not serve yet.
@@ -80,7 +81,7 @@ func New(cfg Config) (_ *Server, err error) {
 			l.Close()
 		}
 	}()
-	a := &assembly{settings: s, config: genericapiserver.NewRecommendedConfig(rules.Codecs())}
+	a := &assembly{settings: s, config: genericapiserver.NewRecommendedConfig(rules.Codecs()), memory: newLoopback()}
 	for _, step := range []func() error{
 		func() error { return a.serve(l) }, a.clients, a.identify, a.store, a.admit,
 	} {
@@ -97,9 +98,7 @@ func (a *assembly) serve(l net.Listener) (err error) {
 	if c.SecureServing, err = a.settings.serving(l); err != nil {
 		return err
 	}
-	if c.LoopbackClientConfig, err = loopback(c.SecureServing); err != nil {
-		return err
-	}
+	c.LoopbackClientConfig = a.memory.config()
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
 		return err
@@ -227,6 +226,8 @@ func (a *assembly) finish() (*Server, error) {
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	openapi.New(ext).Install(generic.Handler.NonGoRestfulMux)
+	generic.RegisterDestroyFunc(a.stores.Close)
+	a.memory.serve(generic.Handler)
 	s := &Server{
 		settings: a.settings, generic: generic, loopback: a.config.LoopbackClientConfig, client: a.client,
 		informers: a.config.SharedInformerFactory, authz: a.authz, stores: a.stores, ready: make(chan struct{}),
@@ -244,7 +245,7 @@ func proxyTransport() http.RoundTripper {
 	}
 }
 
-// Loopback is a privileged client configuration for the parts of this process. Its requests wait until the server runs.
+// Loopback is a privileged client configuration for the parts of this process: its requests go through memory.
 func (s *Server) Loopback() *rest.Config { return rest.CopyConfig(s.loopback) }
 
 // Informers is the one informer factory of this process; the server starts it. Whoever asks it for more informers after
@@ -259,8 +260,20 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Run serves until ctx ends and the requests in flight are answered.
 func (s *Server) Run(ctx context.Context) error {
+	if err := s.stores.WaitReady(ctx); err != nil {
+		s.generic.Destroy()
+		return errors.Join(s.generic.SecureServingInfo.Listener.Close(), ignore(err, ctx.Err()))
+	}
 	if err := s.generic.PrepareRun().RunWithContext(ctx); err != nil {
 		return fmt.Errorf("API server: %w", err)
 	}
 	return nil
+}
+
+// ignore drops an error that only says that the context ended.
+func ignore(err, ended error) error {
+	if ended != nil {
+		return nil
+	}
+	return err
 }

@@ -35,7 +35,7 @@ func (s *Server) bootstrap(ctx genericapiserver.PostStartHookContext) error {
 	b := bootstrap.New(bootstrap.Config{
 		Client: s.client, Advertise: s.settings.advertise, Addr: s.Addr(), Services: s.settings.services,
 		ClientCA: s.settings.ClientCA, FrontProxyCA: s.settings.FrontProxy.CA, FrontProxyNames: s.settings.FrontProxy.AllowedNames,
-		Seeded: s.authz.Seeded, Log: s.settings.Log,
+		Ready: s.ready, Seeded: s.authz.Seeded, Log: s.settings.Log,
 	})
 	go b.Run(ctx)
 	return nil

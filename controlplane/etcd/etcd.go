@@ -103,7 +103,7 @@ func newEmbedded(cfg Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("etcd: client of the embedded member: %w", err)
 	}
 	inProcess := v3client.New(s.member.Server)
-	s.client.KV, s.client.Lease = awaiting{KV: inProcess.KV, ready: s.Ready()}, inProcess.Lease
+	s.client.KV, s.client.Lease = &gate{inProcess.KV, s.Ready()}, inProcess.Lease
 	return s, nil
 }
 

@@ -34,6 +34,8 @@ type Config struct {
 	FrontProxyCA    string   // optional
 	FrontProxyNames []string // optional
 
+	// Ready is closed when the server is ready: only then is there time for this.
+	Ready <-chan struct{}
 	// Seeded is called once the default roles and bindings are stored and can be read.
 	Seeded func()
 	Log    *slog.Logger
@@ -57,6 +59,11 @@ type step struct {
 // Run performs the steps, again and again until each has succeeded once, and then keeps the endpoints right until ctx
 // ends. A step that fails does not hold up the others.
 func (b *Bootstrap) Run(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-b.cfg.Ready:
+	}
 	pending := []*step{
 		{name: "namespaces", do: b.namespaces},
 		{name: "service kubernetes", do: b.service},
@@ -102,8 +109,13 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 func (b *Bootstrap) namespaces(ctx context.Context) error {
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
-		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if _, err := b.cfg.Client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); present(err) != nil {
+		api := b.cfg.Client.CoreV1().Namespaces()
+		_, err := api.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+			_, err = api.Create(ctx, ns, metav1.CreateOptions{})
+		}
+		if present(err) != nil {
 			return fmt.Errorf("create namespace %s: %w", name, err)
 		}
 	}

@@ -20,8 +20,13 @@ import (
 const writers = 4
 
 func (b *Bootstrap) priorityClasses(ctx context.Context) error {
+	api := b.cfg.Client.SchedulingV1().PriorityClasses()
 	for _, c := range auth.PriorityClasses() {
-		if _, err := b.cfg.Client.SchedulingV1().PriorityClasses().Create(ctx, c.DeepCopy(), metav1.CreateOptions{}); present(err) != nil {
+		_, err := api.Get(ctx, c.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = api.Create(ctx, c, metav1.CreateOptions{})
+		}
+		if present(err) != nil {
 			return fmt.Errorf("create priority class %s: %w", c.Name, err)
 		}
 	}
@@ -29,38 +34,22 @@ func (b *Bootstrap) priorityClasses(ctx context.Context) error {
 }
 
 // roles writes the default policy. What is stored already is only added to, as upstream does, and left alone where
-// it carries the annotation rbac.authorization.kubernetes.io/autoupdate=false.
+// it carries the annotation rbac.authorization.kubernetes.io/autoupdate=false. What is as it should be, as at every start but
+// the first, costs four lists.
 func (b *Bootstrap) roles(ctx context.Context) error {
+	have, err := b.storedPolicy(ctx)
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(writers)
-	api := b.cfg.Client.RbacV1()
-	for _, r := range auth.ClusterRoles() {
+	for key, write := range b.wantedPolicy(have) {
 		g.Go(func() error {
-			_, err := api.ClusterRoles().Create(ctx, &r, metav1.CreateOptions{})
-			return orReconcile(err, "cluster role "+r.Name, b.reconcileRole(reconciliation.ClusterRoleRuleOwner{ClusterRole: &r}))
+			if err := write(ctx); err != nil {
+				return fmt.Errorf("write %s: %w", key, err)
+			}
+			return nil
 		})
-	}
-	for _, r := range auth.ClusterRoleBindings() {
-		g.Go(func() error {
-			_, err := api.ClusterRoleBindings().Create(ctx, &r, metav1.CreateOptions{})
-			return orReconcile(err, "cluster role binding "+r.Name, b.reconcileBinding(reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: &r}))
-		})
-	}
-	for namespace, roles := range auth.Roles() {
-		for _, r := range roles {
-			g.Go(func() error {
-				_, err := api.Roles(namespace).Create(ctx, &r, metav1.CreateOptions{})
-				return orReconcile(err, "role "+namespace+"/"+r.Name, b.reconcileRole(reconciliation.RoleRuleOwner{Role: &r}))
-			})
-		}
-	}
-	for namespace, bindings := range auth.RoleBindings() {
-		for _, r := range bindings {
-			g.Go(func() error {
-				_, err := api.RoleBindings(namespace).Create(ctx, &r, metav1.CreateOptions{})
-				return orReconcile(err, "role binding "+namespace+"/"+r.Name, b.reconcileBinding(reconciliation.RoleBindingAdapter{RoleBinding: &r}))
-			})
-		}
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -69,15 +58,96 @@ func (b *Bootstrap) roles(ctx context.Context) error {
 	return nil
 }
 
-// orReconcile turns "exists already" into a comparison.
-func orReconcile(err error, what string, reconcile func() error) error {
-	if apierrors.IsAlreadyExists(err) {
-		err = reconcile()
-	}
+// stored is the policy in the cluster: rules or subjects by kind, namespace and name.
+type stored map[string]any
+
+func key(kind, namespace, name string) string { return kind + " " + namespace + "/" + name }
+
+func (b *Bootstrap) storedPolicy(ctx context.Context) (stored, error) {
+	api, have, cached := b.cfg.Client.RbacV1(), stored{}, metav1.ListOptions{ResourceVersion: "0"}
+	clusterRoles, err := api.ClusterRoles().List(ctx, cached)
 	if err != nil {
-		return fmt.Errorf("write %s: %w", what, err)
+		return nil, fmt.Errorf("list cluster roles: %w", err)
 	}
-	return nil
+	for _, r := range clusterRoles.Items {
+		have[key("cluster role", "", r.Name)] = r.Rules
+	}
+	clusterBindings, err := api.ClusterRoleBindings().List(ctx, cached)
+	if err != nil {
+		return nil, fmt.Errorf("list cluster role bindings: %w", err)
+	}
+	for _, r := range clusterBindings.Items {
+		have[key("cluster role binding", "", r.Name)] = r.Subjects
+	}
+	roles, err := api.Roles("").List(ctx, cached)
+	if err != nil {
+		return nil, fmt.Errorf("list roles: %w", err)
+	}
+	for _, r := range roles.Items {
+		have[key("role", r.Namespace, r.Name)] = r.Rules
+	}
+	bindings, err := api.RoleBindings("").List(ctx, cached)
+	if err != nil {
+		return nil, fmt.Errorf("list role bindings: %w", err)
+	}
+	for _, r := range bindings.Items {
+		have[key("role binding", r.Namespace, r.Name)] = r.Subjects
+	}
+	return have, nil
+}
+
+// writes are what there is to write, by what it is.
+type writes map[string]func(context.Context) error
+
+// add plans the creation of what is missing and the comparison of what differs.
+func (w writes) add(have stored, key string, want any, create func(context.Context) error, reconcile func() error) {
+	old, exists := have[key]
+	switch {
+	case exists && equality.Semantic.DeepEqual(old, want):
+	case exists:
+		w[key] = func(context.Context) error { return reconcile() }
+	default:
+		w[key] = func(ctx context.Context) error {
+			err := create(ctx)
+			if apierrors.IsAlreadyExists(err) {
+				return reconcile()
+			}
+			return err
+		}
+	}
+}
+
+func (b *Bootstrap) wantedPolicy(have stored) writes {
+	w, api := writes{}, b.cfg.Client.RbacV1()
+	for _, r := range auth.ClusterRoles() {
+		w.add(have, key("cluster role", "", r.Name), r.Rules, func(ctx context.Context) error {
+			_, err := api.ClusterRoles().Create(ctx, &r, metav1.CreateOptions{})
+			return err
+		}, b.reconcileRole(reconciliation.ClusterRoleRuleOwner{ClusterRole: &r}))
+	}
+	for _, r := range auth.ClusterRoleBindings() {
+		w.add(have, key("cluster role binding", "", r.Name), r.Subjects, func(ctx context.Context) error {
+			_, err := api.ClusterRoleBindings().Create(ctx, &r, metav1.CreateOptions{})
+			return err
+		}, b.reconcileBinding(reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: &r}))
+	}
+	for namespace, roles := range auth.Roles() {
+		for _, r := range roles {
+			w.add(have, key("role", namespace, r.Name), r.Rules, func(ctx context.Context) error {
+				_, err := api.Roles(namespace).Create(ctx, &r, metav1.CreateOptions{})
+				return err
+			}, b.reconcileRole(reconciliation.RoleRuleOwner{Role: &r}))
+		}
+	}
+	for namespace, bindings := range auth.RoleBindings() {
+		for _, r := range bindings {
+			w.add(have, key("role binding", namespace, r.Name), r.Subjects, func(ctx context.Context) error {
+				_, err := api.RoleBindings(namespace).Create(ctx, &r, metav1.CreateOptions{})
+				return err
+			}, b.reconcileBinding(reconciliation.RoleBindingAdapter{RoleBinding: &r}))
+		}
+	}
+	return w
 }
 
 func (b *Bootstrap) reconcileRole(want reconciliation.RuleOwner) func() error {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"slices"
 	"sync"
 	"time"
 
@@ -61,11 +60,19 @@ type Config struct {
 type Stores struct {
 	client    *kubernetes.Client
 	factory   *serverstorage.DefaultStorageFactory
-	compactor etcd3.Compactor
+	compactor compactor
 	tracker   flowcontrolrequest.StorageObjectCountTracker
 
-	mu     sync.Mutex
-	caches []storage.Interface // watch caches that may not have read their kind yet
+	mu sync.Mutex
+	// filling are the watch caches that WaitReady has still to wait for; nil afterwards.
+	filling []*cacher.Cacher
+	waited  bool
+}
+
+// compactor forgets old revisions of keys.
+type compactor interface {
+	etcd3.Compactor
+	Stop()
 }
 
 // New starts the compactor; it opens no connection of its own.
@@ -126,37 +133,38 @@ func (s *Stores) Definitions(resource schema.GroupResource, codec runtime.Codec)
 	return s.options(cfg.ForResource(resource), path.Join(resource.Group, resource.Resource), s.cached), nil
 }
 
+func (s *Stores) note(c *cacher.Cacher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.waited {
+		s.filling = append(s.filling, c)
+	}
+}
+
+// WaitReady returns when the watch caches made so far are filled. A watch of one that is not is told to come back after a second,
+// which would be most of the time a start takes.
+func (s *Stores) WaitReady(ctx context.Context) error {
+	s.mu.Lock()
+	filling := s.filling
+	s.filling, s.waited = nil, true
+	s.mu.Unlock()
+	for _, c := range filling {
+		if err := c.Wait(ctx); err != nil {
+			return fmt.Errorf("fill the watch caches: %w", err)
+		}
+	}
+	return nil
+}
+
+// Close stops the compactor. The stores of kinds are closed by those who got them.
+func (s *Stores) Close() { s.compactor.Stop() }
+
 // Check asks etcd for a key; it fails while the member cannot serve linearizable reads.
 func (s *Stores) Check(ctx context.Context) error {
 	if _, err := s.client.KV.Get(ctx, path.Join(Prefix, "health")); err != nil {
 		return fmt.Errorf("read from etcd: %w", err)
 	}
 	return nil
-}
-
-// settlePoll is how often Settle looks: caches have no channel that tells.
-const settlePoll = 2 * time.Millisecond
-
-// Settle waits until the watch caches that exist by now have read their kinds. A list before that is answered with
-// "try again in a second", which is what informers then do.
-func (s *Stores) Settle(ctx context.Context) error {
-	tick := time.NewTicker(settlePoll)
-	defer tick.Stop()
-	s.mu.Lock()
-	waiting := s.caches
-	s.caches = nil
-	s.mu.Unlock()
-	for {
-		waiting = slices.DeleteFunc(waiting, func(c storage.Interface) bool { return c.ReadinessCheck() == nil })
-		if len(waiting) == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the watch caches to fill: %w", ctx.Err())
-		case <-tick.C:
-		}
-	}
 }
 
 // raw is a generic.StorageDecorator over the shared client.
@@ -204,9 +212,7 @@ func (s *Stores) cached(cfg *storagebackend.ConfigForResource, prefix string, ke
 		return nil, nil, fmt.Errorf("watch cache of %s: %w", cfg.GroupResource, err)
 	}
 	delegator := cacher.NewCacheDelegator(c, raw)
-	s.mu.Lock()
-	s.caches = append(s.caches, delegator)
-	s.mu.Unlock()
+	s.note(c)
 	var once sync.Once
 	return delegator, func() {
 		once.Do(func() {
