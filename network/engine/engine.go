@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skiff-node/skiff/network"
 	"github.com/skiff-node/skiff/network/bridge"
 	"github.com/skiff-node/skiff/network/cni"
@@ -372,8 +374,11 @@ func (e *Engine) Teardown(ctx context.Context) error {
 		hostport.Remove(e.cfg.Table),
 		guard.Remove(e.guards()),
 	}
-	for _, path := range []string{e.cfg.nsDir(), e.cfg.cniDir(), e.cfg.portsDir(), e.cfg.StateDir} {
+	for _, path := range []string{e.cfg.cniDir(), e.cfg.portsDir(), e.cfg.StateDir} {
 		errs = append(errs, os.RemoveAll(path))
+	}
+	if err := os.Remove(e.cfg.nsDir()); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		errs = append(errs, err) // not empty: it holds namespaces of other kinds, which are not the network's
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("tear down the network: %w", err)

@@ -533,3 +533,96 @@ func TestBadConfigurations(t *testing.T) {
 		})
 	}
 }
+
+// TestManyAtOnce starts and stops sandboxes from many goroutines, and kills none of another's.
+func TestManyAtOnce(t *testing.T) {
+	before := host(t)
+	t.Run("node", func(t *testing.T) {
+		e := start(t, testConfig(t))
+		idle := host(t)
+		const workers, rounds = 8, 4
+		errs := make(chan error)
+		for w := range workers {
+			go func() {
+				for r := range rounds {
+					if err := cycle(t.Context(), e, fmt.Sprintf("w%dr%d", w, r), uint16(9000+w)); err != nil {
+						errs <- err
+						return
+					}
+				}
+				errs <- nil
+			}()
+		}
+		for range workers {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		eventually(t, func() bool { return host(t) == idle })
+	})
+	same(t, before, host(t))
+}
+
+// cycle attaches a sandbox, asks it through its published port, and detaches it.
+func cycle(ctx context.Context, e *Engine, id string, port uint16) error {
+	ns, err := e.NewNamespace(ctx, id)
+	if err != nil {
+		return err
+	}
+	s := network.Sandbox{ID: id, NetNS: ns, PortMappings: []network.PortMapping{publish("tcp", "", port, 80)}}
+	if _, err := e.Attach(ctx, s); err != nil {
+		return err
+	}
+	var l net.Listener
+	if err := netns.Do(ns, func() (err error) { l, err = net.Listen("tcp4", ":80"); return err }); err != nil {
+		return err
+	}
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			io.WriteString(c, id)
+			c.Close()
+		}
+	}()
+	answer, err := ask("", "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	l.Close()
+	if err == nil && answer != id {
+		err = fmt.Errorf("%s answered instead", answer)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	return errors.Join(e.Detach(ctx, s), e.RemoveNamespace(ctx, ns))
+}
+
+// TestUDPFlowsFollow keeps one socket of a client open while the sandbox behind the port comes and goes: the
+// kernel must forget where its packets went before.
+func TestUDPFlowsFollow(t *testing.T) {
+	far := outside(t)
+	cfg := testConfig(t)
+	cfg.NodeIP = netip.MustParseAddr("192.0.2.1")
+	e := start(t, cfg)
+	var client net.PacketConn
+	in(t, far, func() (err error) { client, err = net.ListenPacket("udp4", "192.0.2.2:5353"); return err })
+	defer client.Close()
+	to := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5353}
+	answered := func() bool {
+		if _, err := client.WriteTo([]byte("?"), to); err != nil {
+			t.Fatal(err)
+		}
+		client.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_, _, err := client.ReadFrom(make([]byte, 100))
+		return err == nil
+	}
+	if answered() {
+		t.Fatal("nobody can answer yet")
+	}
+	for _, id := range []string{"first", "second"} {
+		p := attach(t, e, id, publish("udp", "", 5353, 53))
+		serve(t, p.NetNS, 53)
+		eventually(t, answered)
+		detach(t, e, p)
+	}
+	if answered() {
+		t.Error("a sandbox that is gone answers")
+	}
+}
