@@ -8,9 +8,11 @@ package dns
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
@@ -25,7 +27,8 @@ import (
 	_ "github.com/coredns/coredns/plugin/health"     //
 	_ "github.com/coredns/coredns/plugin/kubernetes" //
 	_ "github.com/coredns/coredns/plugin/metrics"    //
-	_ "github.com/coredns/coredns/plugin/ready"      //
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	_ "github.com/coredns/coredns/plugin/ready" //
 )
 
 // Config is what the server needs.
@@ -71,6 +74,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	clog.SetOutput(warnings{os.Stderr})
 	file := Corefile(c, upstream)
 	instance, err := caddy.Start(caddy.CaddyfileInput{Filepath: "Corefile", Contents: []byte(file), ServerTypeName: "dns"})
 	if err != nil {
@@ -82,6 +86,17 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return fmt.Errorf("stop the DNS server: %w", errors.Join(errs...))
 	}
 	return instance.Stop()
+}
+
+// warnings passes on log lines from warnings on. While it starts, CoreDNS takes over klog, which is one per process: without
+// this filter every informational line of every Kubernetes library would be CoreDNS's.
+type warnings struct{ w io.Writer }
+
+func (w warnings) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("[INFO]")) || bytes.Contains(line, []byte("[DEBUG]")) {
+		return len(line), nil
+	}
+	return w.w.Write(line)
 }
 
 // Corefile is the server's configuration. Pure.

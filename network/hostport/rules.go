@@ -111,7 +111,7 @@ func (t *Table) chains(s sets) []chain {
 			rule(notLoopback(expr.MetaKeyIIFNAME), within(daddr, loopback), verdict(expr.VerdictDrop))),
 	}
 	if t.cfg.Services != "" {
-		stray := rule(outInterface(t.cfg.Services), reject())
+		stray := rule(outInterface(t.cfg.Services), notRewritten(), reject())
 		all = append(all,
 			base("forward-strays", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter, stray),
 			base("output-strays", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, stray))
@@ -172,6 +172,17 @@ func lookup(m *nftables.Set) []expr.Any {
 
 func dnat() []expr.Any {
 	return []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg0, RegProtoMin: reg1}}
+}
+
+// notRewritten matches packets whose destination nobody has rewritten. In the output hook a rewritten packet still shows
+// the interface that it was routed to before: the kernel routes it anew only after the hook.
+func notRewritten() []expr.Any {
+	const destinationNAT = 1 << 5 // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: reg0},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(destinationNAT), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: make([]byte, 4)},
+	}
 }
 
 func masquerade() []expr.Any { return []expr.Any{&expr.Masq{FullyRandom: true}} }

@@ -101,11 +101,7 @@ func TestBadInput(t *testing.T) {
 // TestBusyPort takes the API server's port first.
 func TestBusyPort(t *testing.T) {
 	h := harness.NewHost(t)
-	h.MustRun("sh", "-c", "busybox nc -lk -p 6443 -e cat >/dev/null 2>&1 &")
-	harness.Eventually(t, 10*time.Second, "the port is taken", func() (bool, string) {
-		out, err := h.Run("sh", "-c", "busybox netstat -ltn | grep :6443")
-		return err == nil, out
-	})
+	registry(t, h, "0.0.0.0:6443")
 	out, err := h.Skiff("up")
 	if err == nil || !strings.Contains(out, "6443") || !strings.Contains(out, "ports.api") || !strings.Contains(out, "remedy") {
 		t.Errorf("err %v, output %q: want the port, its key and a remedy", err, out)

@@ -20,9 +20,9 @@ import (
 const registryAddr = "127.0.0.1:5000"
 
 // registry starts the test registry inside the host.
-func registry(t *testing.T, h *harness.Host) {
+func registry(t *testing.T, h *harness.Host, addr string) {
 	t.Helper()
-	cmd, out := start(t, h, filepath.Join(h.BinDir, "images", "registry"), registryAddr, filepath.Join(h.BinDir, "images"))
+	cmd, out := start(t, h, filepath.Join(h.BinDir, "images", "registry"), addr, filepath.Join(h.BinDir, "images"))
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "ready") {
 		t.Fatalf("registry: %q %v %v", line, err, cmd.ProcessState)
@@ -50,7 +50,7 @@ func start(t *testing.T, h *harness.Host, name string, args ...string) (*exec.Cm
 func TestWorkloads(t *testing.T) {
 	h := harness.NewHost(t)
 	h.MustSkiff("up")
-	registry(t, h)
+	registry(t, h, registryAddr)
 	t.Run("deployment", func(t *testing.T) { deployment(t, h) })
 	t.Run("examples", func(t *testing.T) { examples(t, h) })
 	t.Run("streams", func(t *testing.T) { streams(t, h) })

@@ -105,7 +105,8 @@ func (h *Host) wire() {
 	if out, err := h.Outside("sh", "-c", fmt.Sprintf("ip link set lo up && ip addr add %s/24 dev eth0 && ip link set eth0 up", OutsideIP)); err != nil {
 		h.t.Fatalf("wire the outside: %v: %s", err, out)
 	}
-	h.MustRun("sh", "-c", fmt.Sprintf("ip addr add %s/24 dev eth0 && ip link set eth0 up && ip route add default via %s", h.IP, OutsideIP))
+	// Without link-local addresses, which come a moment later, the routes stand still for an inventory.
+	h.MustRun("sh", "-c", fmt.Sprintf("ip link set eth0 addrgenmode none && ip addr add %s/24 dev eth0 && ip link set eth0 up && ip route add default via %s", h.IP, OutsideIP))
 }
 
 // Command is a command inside the host, with the built binaries first on its PATH.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -73,8 +74,14 @@ func Load(file string, optional bool) (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("read configuration: %w", err)
 	}
-	if err := yaml.UnmarshalStrict(raw, &c); err != nil {
-		return c, fmt.Errorf("configuration %s: %s", file, strings.TrimPrefix(err.Error(), "error unmarshaling JSON: "))
+	// Keys are matched to the letter: the JSON decoder behind yaml.UnmarshalStrict would take podCidr for podCIDR.
+	js, err := yaml.YAMLToJSONStrict(raw)
+	if err != nil {
+		return c, fmt.Errorf("configuration %s: %w", file, err)
+	}
+	strict, err := kjson.UnmarshalStrict(js, &c)
+	if err := errors.Join(append(strict, err)...); err != nil {
+		return c, fmt.Errorf("configuration %s: %w", file, err)
 	}
 	return c, nil
 }

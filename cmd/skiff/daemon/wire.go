@@ -192,6 +192,9 @@ func (w *wiring) proxy(ctx context.Context, ready func(string)) error {
 
 func (w *wiring) dns(ctx context.Context, ready func(string)) error {
 	addrs := config.DNSAddresses(w.c)
+	if err := allowed(ctx, w.paths.Kubeconfigs.DNS); err != nil {
+		return err
+	}
 	return dns.Run(ctx, dns.Config{Kubeconfig: w.paths.Kubeconfigs.DNS, ClusterDomain: w.c.ClusterDomain, Listen: addrs},
 		func() {
 			quietKlog() // CoreDNS takes klog over when it starts
