@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -137,6 +138,7 @@ func TestKubectl(t *testing.T) {
 		t.Errorf("unknown field: %v %s", err, out)
 	}
 	t.Run("custom kinds", func(t *testing.T) { customKinds(t, k) })
+	t.Run("admission", func(t *testing.T) { admissionPlugins(t, k) })
 }
 
 const definition = `apiVersion: apiextensions.k8s.io/v1
@@ -178,6 +180,8 @@ func customKinds(t *testing.T, k *kubectl) {
 	k.want("", "get boats", "LENGTH", "4")
 	k.want("", "get bt skiff -o jsonpath={.spec.length}", "4")
 	k.want("", "get --raw /apis/example.com/v1", "boats/status")
+	k.want("", "get --raw /apis", `"kind":"APIGroupList"`, `"name":"apps"`, `"name":"apiextensions.k8s.io"`, `"name":"example.com"`)
+	k.want("", "get --raw /openapi/v3", "apis/example.com/v1", "apis/apps/v1")
 	if out, err := k.run(strings.Replace(boat, "length: 4", "length: 0", 1), "apply", "-f", "-"); err == nil || !strings.Contains(out, "greater than or equal to 1") {
 		t.Errorf("boat of length 0: %v %s", err, out)
 	}
@@ -187,4 +191,58 @@ func customKinds(t *testing.T, k *kubectl) {
 	})
 	k.want("", "explain boat.spec.length", "metres from bow to stern")
 	k.want("", "delete crd boats.example.com", "deleted")
+}
+
+const policy = `apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: names}
+spec:
+  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]}
+  validations: [{expression: "object.metadata.name != 'bad'", message: bad is no name}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: names}
+spec: {policyName: names, validationActions: [Deny]}
+`
+
+const limits = `apiVersion: v1
+kind: LimitRange
+metadata: {name: limits}
+spec: {limits: [{type: Container, default: {cpu: 200m}, defaultRequest: {cpu: 100m}, max: {cpu: "1"}}]}
+`
+
+func admissionPlugins(t *testing.T, k *kubectl) {
+	k.t = t
+	k.want(policy, "apply -f -", "created")
+	eventually(t, "the policy refuses a name", func() error {
+		out, err := k.run("", "create", "configmap", "bad", "--dry-run=server")
+		if err != nil && strings.Contains(out, "bad is no name") {
+			return nil
+		}
+		return fmt.Errorf("%v %s", err, out)
+	})
+	k.want("", "create namespace limited", "created")
+	k.want("", "-n limited create serviceaccount default", "created")
+	k.want(limits, "-n limited apply -f -", "created")
+	eventually(t, "limits for a pod without", func() error {
+		out, err := k.run("", "-n", "limited", "run", "p", "--image=x", "--dry-run=server", "-o", "jsonpath={.spec.containers[0].resources}")
+		if err == nil && strings.Contains(out, `"limits":{"cpu":"200m"}`) {
+			return nil
+		}
+		return fmt.Errorf("%v %s", err, out)
+	})
+	if out, err := k.run("", "-n", "limited", "create", "configmap", "-n", "nowhere", "a"); err == nil || !strings.Contains(out, "not found") {
+		t.Errorf("object in no namespace: %v %s", err, out)
+	}
+	k.want("", "label namespace limited pod-security.kubernetes.io/enforce=restricted", "labeled")
+	eventually(t, "pod security", func() error {
+		out, err := k.run("", "-n", "limited", "run", "p", "--image=x", "--privileged", "--dry-run=server")
+		if err != nil && strings.Contains(out, "violates PodSecurity") {
+			return nil
+		}
+		return fmt.Errorf("%v %s", err, out)
+	})
+	k.want("", "-n limited label namespace limited pod-security.kubernetes.io/enforce-", "unlabeled")
+	k.want("", `-n limited run critical --image=x --dry-run=server -o jsonpath={.spec.priorityClassName}={.spec.priority} --overrides={"spec":{"priorityClassName":"system-node-critical"}}`, "2.000001e+09")
 }

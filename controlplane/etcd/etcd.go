@@ -140,16 +140,23 @@ func (s *Server) Ready() <-chan struct{} {
 func (s *Server) Run(ctx context.Context) error {
 	defer s.close()
 	if s.member == nil {
+		s.log.phase.Store(serving)
 		<-ctx.Done()
 		return nil
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-s.member.Err():
-		return fmt.Errorf("etcd: member failed: %w", err)
-	case <-s.member.Server.StopNotify():
-		return errors.New("etcd: member stopped by itself")
+	ready := s.Ready()
+	for {
+		select {
+		case <-ready:
+			s.log.phase.Store(serving)
+			ready = nil
+		case <-ctx.Done():
+			return nil
+		case err := <-s.member.Err():
+			return fmt.Errorf("etcd: member failed: %w", err)
+		case <-s.member.Server.StopNotify():
+			return errors.New("etcd: member stopped by itself")
+		}
 	}
 }
 
@@ -166,7 +173,7 @@ func (s *Server) Snapshot(ctx context.Context, path string) error {
 
 func (s *Server) close() {
 	s.once.Do(func() {
-		s.log.closing.Store(true)
+		s.log.phase.Store(closing)
 		if s.client != nil {
 			s.client.Close()
 		}

@@ -10,24 +10,39 @@ import (
 )
 
 // bridge is a zap core that hands etcd's warnings and errors to slog. Its information lines say nothing an operator
-// needs, and what it complains about while being closed is only that it is closed.
+// needs; before it serves it warns of how it is configured, which is on purpose; and what it complains about while being
+// closed is only that it is closed.
 type bridge struct {
-	log     *slog.Logger
-	closing *atomic.Bool
+	log   *slog.Logger
+	phase *atomic.Int32
 }
 
+// The phases of a member's life.
+const (
+	starting int32 = iota
+	serving
+	closing
+)
+
 func newBridge(log *slog.Logger) *bridge {
-	return &bridge{log: log.With("component", "etcd"), closing: &atomic.Bool{}}
+	return &bridge{log: log.With("component", "etcd"), phase: &atomic.Int32{}}
 }
 
 func (b *bridge) logger() *zap.Logger { return zap.New(b) }
 
 func (b *bridge) Enabled(l zapcore.Level) bool {
-	return l >= zapcore.WarnLevel && !b.closing.Load() && b.log.Enabled(context.Background(), level(l))
+	least := zapcore.WarnLevel
+	switch b.phase.Load() {
+	case starting:
+		least = zapcore.ErrorLevel
+	case closing:
+		return false
+	}
+	return l >= least && b.log.Enabled(context.Background(), level(l))
 }
 
 func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
-	return &bridge{log: b.log.With(attrs(fields)...), closing: b.closing}
+	return &bridge{log: b.log.With(attrs(fields)...), phase: b.phase}
 }
 
 func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/capabilities"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
 	printerstorage "k8s.io/kubernetes/pkg/printers/storage"
@@ -33,6 +34,9 @@ type builder struct {
 
 // Groups builds what serves every built-in kind, in the order of discovery.
 func Groups(d Deps) ([]Group, error) {
+	// Upstream keeps this switch in a global that can be set once. Privileged containers are let through here, as every
+	// distribution does: who may have them is for Pod Security to decide, per namespace.
+	capabilities.Setup(true, 0)
 	b := &builder{
 		deps:     d,
 		table:    printerstorage.TableConvertor{TableGenerator: printers.NewTableGenerator().With(printersinternal.AddHandlers)},
