@@ -93,7 +93,7 @@ func New(cfg Config) *Source {
 // podsOf lists and watches the pods bound to a node.
 func podsOf(client kubernetes.Interface, node string) cache.ListerWatcher {
 	selector := fields.OneTermEqualSelector("spec.nodeName", node).String()
-	return &cache.ListWatch{
+	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
 			return client.CoreV1().Pods("").List(ctx, o)
@@ -102,7 +102,7 @@ func podsOf(client kubernetes.Interface, node string) cache.ListerWatcher {
 			o.FieldSelector = selector
 			return client.CoreV1().Pods("").Watch(ctx, o)
 		},
-	}
+	}, client)
 }
 
 // Poke makes the source look again.

@@ -1,0 +1,110 @@
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+)
+
+func testPod() *v1.Pod {
+	p := &v1.Pod{}
+	p.Name, p.Namespace, p.UID, p.ResourceVersion = "p", "ns", "u", "5"
+	p.Status.Phase = v1.PodPending
+	p.Status.Conditions = []v1.PodCondition{{Type: "x.y/gate", Status: v1.ConditionTrue}}
+	return p
+}
+
+func TestPatch(t *testing.T) {
+	p := testPod()
+	st := *p.Status.DeepCopy()
+	if patch, err := Patch(p, &st); err != nil || patch != nil {
+		t.Fatalf("nothing has changed: %s %v", patch, err)
+	}
+	st.Phase = v1.PodRunning
+	st.Conditions = append(st.Conditions, v1.PodCondition{Type: v1.PodReady, Status: v1.ConditionTrue})
+	patch, err := Patch(p, &st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Metadata struct{ UID string }
+		Status   struct {
+			Phase      string
+			Conditions []map[string]any
+		}
+	}
+	if err := json.Unmarshal(patch, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Metadata.UID != "u" || got.Status.Phase != "Running" || len(got.Status.Conditions) != 1 || got.Status.Conditions[0]["type"] != "Ready" {
+		t.Errorf("%s", patch)
+	}
+}
+
+// TestWriter: statuses set while a write is under way are folded into one, failures are repeated, and the last is never lost.
+func TestWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := testPod()
+		client := fake.NewSimpleClientset(p)
+		var written []v1.PodPhase
+		failures := 2
+		client.PrependReactor("patch", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			time.Sleep(time.Second)
+			if failures > 0 {
+				failures--
+				return true, nil, errors.New("the server is away")
+			}
+			var body v1.Pod
+			if err := json.Unmarshal(a.(clienttesting.PatchAction).GetPatch(), &body); err != nil {
+				return true, nil, err
+			}
+			written = append(written, body.Status.Phase)
+			got := testPod()
+			got.ResourceVersion, got.Status.Phase = "6", body.Status.Phase
+			return true, got, nil
+		})
+		w := New(Config{Client: client, Target: func(p *v1.Pod) *v1.Pod { return p }, Log: slog.New(slog.DiscardHandler)})
+		defer w.Close()
+		set := func(phase v1.PodPhase) {
+			st := *p.Status.DeepCopy()
+			st.Phase = phase
+			w.Set(p, st)
+		}
+		set(v1.PodRunning)
+		time.Sleep(time.Millisecond)
+		set(v1.PodUnknown)
+		set(v1.PodFailed)
+		if err := w.Flush(context.Background(), p.UID); err != nil {
+			t.Fatal(err)
+		}
+		if len(written) != 1 || written[0] != v1.PodFailed {
+			t.Errorf("written %v", written)
+		}
+		set(v1.PodFailed)
+		if err := w.Flush(context.Background(), p.UID); err != nil {
+			t.Fatal(err)
+		}
+		if len(written) != 1 {
+			t.Errorf("the same was written again: %v", written)
+		}
+	})
+}
+
+func TestNoTarget(t *testing.T) {
+	client := fake.NewSimpleClientset()
+	w := New(Config{Client: client, Target: func(*v1.Pod) *v1.Pod { return nil }, Log: slog.New(slog.DiscardHandler)})
+	defer w.Close()
+	w.Set(testPod(), v1.PodStatus{Phase: v1.PodRunning})
+	if err := w.Flush(context.Background(), "u"); err != nil || len(client.Actions()) != 0 {
+		t.Error(err, client.Actions())
+	}
+}
