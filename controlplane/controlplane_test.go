@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -422,6 +423,48 @@ func (c *cluster) permissions(t *testing.T) {
 			slices.Sort(may)
 			return strings.Join(may, " "), nil
 		})
+	}
+}
+
+// TestRestart stops a control plane and starts another over its files.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	t.Run("first", func(t *testing.T) {
+		c := run(t, dir)
+		c.ready("default")
+		c.deploy("default", "web", 1)
+		if _, err := New(config(dir)); err == nil {
+			t.Error("a second one over the same directory must be refused")
+		}
+	})
+	t.Run("second", func(t *testing.T) {
+		c := run(t, dir)
+		c.kubelets()
+		c.addNode("a", "192.0.2.1")
+		c.eventually("deployment", "1/1/1 ready/updated/all, seen true", c.deploymentStatus("default", "web"))
+	})
+}
+
+// A busy port is an error that names it, and frees the data directory.
+func TestBusyPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(t.TempDir())
+	cfg.Port = l.Addr().(*net.TCPAddr).Port
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+		t.Errorf("got %v, want an error about %s", err, l.Addr())
+	}
+	l.Close()
+	plane, err := New(cfg)
+	if err != nil {
+		t.Fatalf("and with the port free: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := plane.Run(ctx); err != nil {
+		t.Errorf("Run of a control plane that has to stop at once: %v", err)
 	}
 }
 
