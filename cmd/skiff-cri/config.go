@@ -107,9 +107,18 @@ func decode(text []byte, c *Config) error {
 	var wrong *toml.DecodeError
 	if errors.As(err, &wrong) {
 		line, _ := wrong.Position()
-		return fmt.Errorf("line %d: %s: %w", line, strings.Join(wrong.Key(), "."), err)
+		return fmt.Errorf("line %d, %q: %w", line, lineOf(text, line), err)
 	}
 	return err
+}
+
+// lineOf is a line by its number, counted from 1.
+func lineOf(text []byte, number int) string {
+	lines := strings.Split(string(text), "\n")
+	if number < 1 || number > len(lines) {
+		return ""
+	}
+	return strings.TrimSpace(lines[number-1])
 }
 
 // complete fills in what depends on other keys, and refuses what cannot be.

@@ -187,12 +187,31 @@ func purge(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err := p.network.Teardown(ctx); err != nil {
 		return err
 	}
+	return removeCgroups(ctx, c)
+}
+
+// removeCgroups removes skiff's own cgroups, once the keeper is gone.
+func removeCgroups(ctx context.Context, c Config) error {
 	root, err := cgroup.Mounted()
 	if err != nil || c.Cgroup == "" {
 		return err
 	}
-	for _, name := range []string{"keeper", "cri"} {
-		root.RemoveEmpty(filepath.Join("/", c.Cgroup, name), c.Cgroup)
+	own := filepath.Join("/", c.Cgroup, "keeper")
+	ctx, cancel := context.WithTimeout(ctx, closePatience)
+	defer cancel()
+	for {
+		pids, err := root.Processes(own)
+		if err != nil || len(pids) == 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the keeper (process %d) was told to end and still runs", pids[0])
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	for _, name := range []string{own, filepath.Join("/", c.Cgroup, "cri")} {
+		root.RemoveEmpty(name, filepath.Dir(filepath.Join("/", c.Cgroup)))
 	}
 	return nil
 }

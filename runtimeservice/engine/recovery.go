@@ -316,5 +316,6 @@ func (e *Engine) Teardown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.core.link.Retire()
 	return kept.Shutdown(ctx)
 }

@@ -36,6 +36,7 @@ type Link struct {
 	mu      sync.Mutex
 	keeper  Keeper
 	err     error
+	retired bool
 }
 
 var errNoKeeper = errors.New("the keeper is not connected yet")
@@ -55,6 +56,9 @@ func (l *Link) Get() (Keeper, error) {
 
 // Open connects anew.
 func (l *Link) Open(ctx context.Context) (Keeper, error) {
+	if l.isRetired() {
+		return nil, errRetired
+	}
 	k, err := l.Connect(ctx)
 	if err != nil {
 		err = fmt.Errorf("connect to the keeper: %w", err)
@@ -67,6 +71,21 @@ func (l *Link) Open(ctx context.Context) (Keeper, error) {
 	l.keeper, l.err = k, err
 	return k, err
 }
+
+// Retire makes every later Open fail: the keeper is about to be ended, and must not be started again.
+func (l *Link) Retire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.retired = true
+}
+
+func (l *Link) isRetired() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.retired
+}
+
+var errRetired = errors.New("the keeper is being ended")
 
 // Close ends the connection; the keeper lives on.
 func (l *Link) Close() error {
