@@ -58,7 +58,7 @@ func TestMain(m *testing.M) {
 
 // host is one skiff-cri with directories, a cgroup and a network of its own.
 type host struct {
-	*testing.T
+	testing.TB
 	dir, cgroup, config string
 	server              *exec.Cmd
 	conn                *grpc.ClientConn
@@ -68,11 +68,11 @@ type host struct {
 
 const testImage = "docker.io/library/busybox:test"
 
-func newHost(t *testing.T) *host {
+func newHost(t testing.TB) *host {
 	t.Helper()
 	var raw [4]byte
 	_, _ = rand.Read(raw[:])
-	h := &host{T: t, dir: t.TempDir(), cgroup: "/skiff-test-" + hex.EncodeToString(raw[:])}
+	h := &host{TB: t, dir: t.TempDir(), cgroup: "/skiff-test-" + hex.EncodeToString(raw[:])}
 	run := filepath.Join(h.dir, "run")
 	if err := os.Mkdir(run, 0o755); err != nil {
 		t.Fatal(err)
@@ -102,12 +102,12 @@ func (h *host) command(args ...string) *exec.Cmd {
 		h.Fatal(err)
 	}
 	defer log.Close()
-	cmd.Stderr = dup(h.T, log)
+	cmd.Stderr = dup(h.TB, log)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	return cmd
 }
 
-func dup(t *testing.T, f *os.File) *os.File {
+func dup(t testing.TB, f *os.File) *os.File {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
