@@ -55,6 +55,7 @@ type Kubelet struct {
 	sourced  chan struct{} // closed once all sources have been read
 	services *services
 	node     *node.Manager // nil without an API server
+	guard    *guard
 	server   *server.Server
 }
 
@@ -77,7 +78,7 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	k.events = event.New(k.client, cfg.NodeName)
-	for _, part := range []func() error{k.newObjects, k.newRuntime, k.newVolumes, k.newWorkers, k.newNode, k.newServer} {
+	for _, part := range []func() error{k.newObjects, k.newRuntime, k.newVolumes, k.newWorkers, k.newGuard, k.newNode, k.newServer} {
 		if err := part(); err != nil {
 			return nil, err
 		}
@@ -163,6 +164,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Log: k.log})
 	parts := map[string]func(context.Context) error{
 		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.Run, "sweep": k.sweep,
+		"guard": k.guard.run,
 	}
 	if k.client != nil {
 		parts["services"] = k.services.run

@@ -30,7 +30,7 @@ func (k *Kubelet) newNode() error {
 			ProviderID: k.cfg.ProviderID, Port: c.Port, KubeletVersion: k.cfg.Version},
 		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, Reserved: k.facts.reserved},
 		Runtime:  calls, Images: images,
-		PodCIDRs: k.podCIDRs,
+		PodCIDRs: podCIDRs(calls), Pressure: k.guard.pressure,
 		Event: func(kind, reason, message string) {
 			k.events.Node(k.cfg.NodeName, kind, reason, message)
 		},
@@ -41,11 +41,12 @@ func (k *Kubelet) newNode() error {
 }
 
 // podCIDRs passes the node's pod ranges on to the runtime, which gives them to its network.
-func (k *Kubelet) podCIDRs(ctx context.Context, cidrs []string) error {
-	calls, _ := k.runtime.CRI()
-	_, err := calls.UpdateRuntimeConfig(ctx, &cri.UpdateRuntimeConfigRequest{RuntimeConfig: &cri.RuntimeConfig{
-		NetworkConfig: &cri.NetworkConfig{PodCidr: strings.Join(cidrs, ",")}}})
-	return err
+func podCIDRs(calls cri.RuntimeServiceClient) func(context.Context, []string) error {
+	return func(ctx context.Context, cidrs []string) error {
+		_, err := calls.UpdateRuntimeConfig(ctx, &cri.UpdateRuntimeConfigRequest{RuntimeConfig: &cri.RuntimeConfig{
+			NetworkConfig: &cri.NetworkConfig{PodCidr: strings.Join(cidrs, ",")}}})
+		return err
+	}
 }
 
 // nodeObject is the node as last seen in the API, nil when it is not known.

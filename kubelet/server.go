@@ -11,7 +11,6 @@ import (
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/skiff-node/skiff/kubelet/server"
-	"github.com/skiff-node/skiff/kubelet/stats"
 )
 
 // newServer makes the HTTPS server and the one of /healthz. Without an API server nobody can say who may do what, so HTTPS
@@ -22,12 +21,8 @@ func (k *Kubelet) newServer() error {
 	if err != nil {
 		return err
 	}
-	calls, images := k.runtime.CRI()
-	measured, err := stats.New(stats.Config{NodeName: k.cfg.NodeName, Root: k.cfg.RootDir, Runtime: calls, Images: images, Pods: k.Pods})
-	if err != nil {
-		return err
-	}
-	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, LogDir: "/var/log", Log: k.log, Pages: measured.Pages(),
+	calls, _ := k.runtime.CRI()
+	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, LogDir: "/var/log", Log: k.log, Pages: k.guard.measured.Pages(),
 		NoDebugging: c.EnableDebuggingHandlers != nil && !*c.EnableDebuggingHandlers}
 	if *c.HealthzPort > 0 {
 		sc.Health = net.JoinHostPort(c.HealthzBindAddress, strconv.Itoa(int(*c.HealthzPort)))
