@@ -27,11 +27,21 @@ type LaunchConfig struct {
 // adoptTimeout bounds how long a socket that answers may take to greet.
 const adoptTimeout = 5 * time.Second
 
-// Adopt connects to a living keeper. The error wraps os.ErrNotExist or syscall.ECONNREFUSED when there is none.
+// ErrNone says that no keeper lives in the run directory.
+var ErrNone = errors.New("no keeper is running")
+
+// Adopt connects to a living keeper. ErrNone when there is none.
 func Adopt(ctx context.Context, runDir string) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
-	return Dial(ctx, filepath.Join(runDir, SocketName))
+	c, err := Dial(ctx, filepath.Join(runDir, SocketName))
+	// A connection that breaks before the greeting was made to a keeper that has just been killed.
+	for _, none := range []error{os.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF} {
+		if errors.Is(err, none) {
+			return nil, fmt.Errorf("%w: %w", ErrNone, err)
+		}
+	}
+	return c, err
 }
 
 // Launch connects to the keeper of the run directory, and starts one where none lives. The keeper outlives the caller:
@@ -44,7 +54,7 @@ func Launch(ctx context.Context, cfg LaunchConfig) (*Client, error) {
 	if err == nil {
 		return c, nil
 	}
-	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+	if !errors.Is(err, ErrNone) {
 		return nil, fmt.Errorf("a keeper is there, but: %w", err)
 	}
 	if err := spawn(ctx, cfg); err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -86,15 +87,25 @@ func takeLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: it holds %s", ErrRunning, path)
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			break
+		}
 	}
-	return f, nil
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%w: it holds %s", ErrRunning, path)
+	}
+	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
+
+// lockWait is how long the lock may outlive its keeper: a child that a killed keeper had just forked holds it until it
+// executes its program.
+const lockWait = time.Second
 
 // listen makes the socket under a temporary name, so that nobody ever connects to a dead one by its right name.
 func (s *Server) listen() error {
