@@ -16,11 +16,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// TB is what a host needs of a test. *testing.T has it, and so may a program that is no test.
+type TB interface {
+	Helper()
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Failed() bool
+	Cleanup(func())
+}
 
 // Host is one simulated machine.
 type Host struct {
@@ -30,7 +43,7 @@ type Host struct {
 	CgroupRoot string // its cgroup parent, as a path from the root of each hierarchy
 	BinDir     string // the built binaries
 
-	t       testing.TB
+	t       TB
 	holder  *exec.Cmd
 	outside *exec.Cmd
 }
@@ -55,7 +68,7 @@ ip link set lo up
 `
 
 // NewHost makes a host that goes with the test.
-func NewHost(t testing.TB) *Host {
+func NewHost(t TB) *Host {
 	t.Helper()
 	id := make([]byte, 3)
 	rand.Read(id)
@@ -74,7 +87,7 @@ func NewHost(t testing.TB) *Host {
 	return h
 }
 
-func binDir(t testing.TB) string {
+func binDir(t TB) string {
 	dir := os.Getenv("SKIFF_BIN")
 	if dir == "" {
 		wd, err := os.Getwd()
@@ -175,8 +188,41 @@ func (h *Host) Path(inside string) string {
 	return filepath.Join("/proc", fmt.Sprint(h.holder.Process.Pid), "root", inside)
 }
 
+// Processes lists the pids of what runs in the host.
+func (h *Host) Processes() []int { return h.processes() }
+
+// InNetwork calls f on a thread that is in the host's network: a socket that f opens stays there.
+func (h *Host) InNetwork(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- h.inNetwork(f) }()
+	return <-done
+}
+
+func (h *Host) inNetwork(f func() error) error {
+	runtime.LockOSThread()
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer here.Close()
+	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.holder.Process.Pid))
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the host's network: %w", err)
+	}
+	defer func() {
+		if unix.Setns(int(here.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread() // else the thread ends with the goroutine
+		}
+	}()
+	return f()
+}
+
 // Eventually asks a question until the answer is yes, and fails the test with the last answer when time is up.
-func Eventually(t testing.TB, limit time.Duration, what string, ask func() (bool, string)) {
+func Eventually(t TB, limit time.Duration, what string, ask func() (bool, string)) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); ; {
 		ok, answer := ask()

@@ -30,6 +30,9 @@ func Serve(addr string) (*Registry, error) {
 	return r, nil
 }
 
+// Also serves the same images on another listener, which Close closes too.
+func (r *Registry) Also(l net.Listener) { go r.server.Serve(l) }
+
 // Push stores an image as <registry>/<repository>:<tag> and returns that reference.
 func (r *Registry) Push(repository, tag string, img v1.Image) (string, error) {
 	ref, err := name.NewTag(fmt.Sprintf("%s/%s:%s", r.Addr, repository, tag), name.Insecure)

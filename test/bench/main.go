@@ -1,0 +1,103 @@
+// Command bench measures skiff and, where it is installed, Debian's containerd, side by side in one run on one machine:
+//
+//	bench -bin DIR [-o table|markdown|json] [-runs N] [-only pods,pull,node]
+//
+// Both CRI servers run in simulated hosts of their own (see test/harness) with the same image, the same requests and the
+// same client. Runs alternate between them, so that what else the machine does falls on both alike. The node is measured
+// in a third host: from nothing to a running pod, and idle. Figures go to standard output, progress to standard error.
+// The machine is left as it was, also after Ctrl-C.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+type options struct {
+	bin    string
+	output string
+	runs   int
+	only   string
+}
+
+func main() {
+	// The main thread stays here: harness looks at its namespaces to tell this process from those of its hosts.
+	runtime.LockOSThread()
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "directory of the built binaries")
+	flag.StringVar(&o.output, "o", "table", "table, markdown or json")
+	flag.IntVar(&o.runs, "runs", 20, "pods that are started one after the other")
+	flag.StringVar(&o.only, "only", "pods,pull,node", "what to measure")
+	flag.Parse()
+	if err := run(o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(o options) error {
+	if os.Geteuid() != 0 {
+		return errors.New("making namespaces and containers needs root: run it with sudo")
+	}
+	if !slices.Contains([]string{"table", "markdown", "json"}, o.output) {
+		return fmt.Errorf("-o %q: want table, markdown or json", o.output)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	os.Setenv("SKIFF_BIN", o.bin) // where harness looks
+	r := &report{Machine: thisMachine()}
+	b := newBench(ctx, r)
+	err := b.guard(func() error { return measure(b, o) })
+	r.Machine.LoadEnd = load()
+	if cerr := b.close(); err == nil {
+		err = cerr
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted; nothing is left behind")
+	}
+	if err != nil {
+		return err
+	}
+	return r.print(os.Stdout, o.output)
+}
+
+// measure runs each chosen part, in an order that leaves no other host busy.
+func measure(b *bench, o options) error {
+	chosen := strings.Split(o.only, ",")
+	for _, c := range chosen {
+		if !slices.Contains([]string{"pods", "pull", "node"}, c) {
+			return fmt.Errorf("-only %q: there are pods, pull and node", c)
+		}
+	}
+	if slices.Contains(chosen, "node") {
+		if err := nodes(b); err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
+	}
+	if slices.Contains(chosen, "pods") || slices.Contains(chosen, "pull") {
+		peers, err := startPeers(b)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(chosen, "pods") {
+			if err := pods(b, peers, o.runs); err != nil {
+				return fmt.Errorf("pods: %w", err)
+			}
+		}
+		if slices.Contains(chosen, "pull") {
+			if err := pulls(b, peers); err != nil {
+				return fmt.Errorf("pull: %w", err)
+			}
+		}
+	}
+	sizes(b, o.bin)
+	return nil
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/skiff-node/skiff/test/harness"
+	"github.com/skiff-node/skiff/test/images"
+)
+
+const (
+	nodeRounds = 3
+	nodeLimit  = 60 * time.Second
+	replicas   = 30
+	adminFile  = "/etc/skiff/admin.kubeconfig"
+
+	rowAPI   = "API server ready"
+	rowNode  = "node Ready"
+	rowPod   = "first pod Running"
+	rowUp    = "skiff up returns"
+	rowScale = "Deployment 1 → 30, all Ready"
+)
+
+// nodes measures a whole node, from nothing, several times on one host.
+func nodes(b *bench) error {
+	h := newHost(b)
+	taken := timings{}
+	for i := range nodeRounds {
+		b.say("node from nothing: %d of %d", i+1, nodeRounds)
+		n := &node{bench: b, host: h, taken: taken}
+		if err := n.round(i == 0); err != nil {
+			return err
+		}
+	}
+	goals := map[string]string{rowNode: "≤ 800 ms", rowPod: "≤ 1000 ms"}
+	var rows []row
+	for _, name := range []string{rowAPI, rowNode, rowPod, rowUp} {
+		rows = append(rows, row{Name: name, Skiff: stats(taken[name]), Goal: goals[name]})
+	}
+	b.report.add(fmt.Sprintf("From nothing, %d runs", nodeRounds), "ms", rows...)
+	b.report.add("Deployment", "ms", row{Name: rowScale, Skiff: stats(taken[rowScale]), Goal: "≤ 1500 ms"})
+	return nil
+}
+
+// node is one life of a node.
+type node struct {
+	bench  *bench
+	host   *harness.Host
+	mu     sync.Mutex
+	taken  timings
+	began  time.Time
+	client kubernetes.Interface
+}
+
+// reached notes the time since the node's start.
+func (n *node) reached(what string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.taken[what] = append(n.taken[what], millis(time.Since(n.began)))
+}
+
+// round starts a node, waits for its first pod, and takes it away. The first round measures memory and the Deployment.
+func (n *node) round(first bool) error {
+	ctx, cancel := context.WithTimeout(n.bench.ctx, nodeLimit)
+	defer cancel()
+	up := make(chan error, 1)
+	ended := 0.0
+	n.began = time.Now()
+	go func() {
+		_, err := n.host.Skiff("up", "--cgroup-root", n.host.CgroupRoot)
+		ended = millis(time.Since(n.began))
+		if err != nil {
+			cancel()
+		}
+		up <- err
+	}()
+	err := n.start(ctx)
+	if uerr := <-up; uerr != nil {
+		return uerr
+	}
+	n.taken[rowUp] = append(n.taken[rowUp], ended)
+	if err == nil && first {
+		err = n.steady()
+	}
+	if err != nil {
+		return err
+	}
+	_, err = n.host.Skiff("down", "--purge")
+	return err
+}
+
+// start follows the node until its first pod runs. The pod is created as soon as the API server takes it.
+func (n *node) start(ctx context.Context) error {
+	if err := wait(ctx, n.connect); err != nil {
+		return fmt.Errorf("the API server is not ready: %w", err)
+	}
+	n.reached(rowAPI)
+	var g errgroup.Group
+	g.Go(func() error {
+		if err := n.nodeReady(ctx); err != nil {
+			return fmt.Errorf("the node is not Ready: %w", err)
+		}
+		n.reached(rowNode)
+		return nil
+	})
+	g.Go(func() error {
+		if err := n.firstPod(ctx); err != nil {
+			return fmt.Errorf("the first pod does not run: %w", err)
+		}
+		n.reached(rowPod)
+		return nil
+	})
+	return g.Wait()
+}
+
+func (n *node) firstPod(ctx context.Context) error {
+	if err := wait(ctx, func() error { return n.createPod(ctx) }); err != nil {
+		return err
+	}
+	return n.follow(ctx, func(ctx context.Context) (watch.Interface, error) {
+		return n.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=first"})
+	}, func(e watch.Event) bool {
+		p, ok := e.Object.(*corev1.Pod)
+		return ok && p.Status.Phase == corev1.PodRunning
+	})
+}
+
+// connect asks the API server whether it is ready.
+func (n *node) connect() error {
+	raw, err := os.ReadFile(n.host.Path(adminFile))
+	if err != nil {
+		return err
+	}
+	config, err := clientcmd.RESTConfigFromKubeConfig(raw)
+	if err != nil {
+		return err
+	}
+	config.Dial = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		err = n.host.InNetwork(func() (err error) {
+			var d net.Dialer
+			conn, err = d.DialContext(ctx, network, address)
+			return err
+		})
+		return conn, err
+	}
+	config.QPS = -1
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(n.bench.ctx, 2*time.Second)
+	defer cancel()
+	if _, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
+		return err
+	}
+	n.client = client
+	return nil
+}
+
+func (n *node) nodeReady(ctx context.Context) error {
+	return n.follow(ctx, func(ctx context.Context) (watch.Interface, error) {
+		return n.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
+	}, func(e watch.Event) bool {
+		node, ok := e.Object.(*corev1.Node)
+		if !ok {
+			return false
+		}
+		for _, c := range node.Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// follow watches until an event is the wanted one, and watches anew when the server ends a watch.
+func (n *node) follow(ctx context.Context, open func(context.Context) (watch.Interface, error), wanted func(watch.Event) bool) error {
+	for {
+		w, err := open(ctx)
+		if err != nil {
+			return err
+		}
+		for e := range w.ResultChan() {
+			if wanted(e) {
+				w.Stop()
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func container() corev1.Container {
+	return corev1.Container{Name: "hello", Image: images.Hello, ImagePullPolicy: corev1.PullIfNotPresent}
+}
+
+// createPod creates the first pod; it is refused until its service account is there.
+func (n *node) createPod(ctx context.Context) error {
+	_, err := n.client.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "first"}, Spec: corev1.PodSpec{Containers: []corev1.Container{container()}},
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+// steady measures what a node with one pod takes, and a Deployment that grows.
+func (n *node) steady() error {
+	n.bench.say("idle memory of the node")
+	if err := sleep(n.bench.ctx, 8*time.Second); err != nil {
+		return err
+	}
+	n.memory()
+	n.bench.say("Deployment 1 → %d", replicas)
+	ctx, cancel := context.WithTimeout(n.bench.ctx, 2*time.Minute)
+	defer cancel()
+	apps := n.client.AppsV1().Deployments("default")
+	labels, count := map[string]string{"app": "scaled"}, int32(1)
+	_, err := apps.Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "scaled"},
+		Spec: appsv1.DeploymentSpec{Replicas: &count, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{container()}},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	if err := n.replicasReady(ctx, 1); err != nil {
+		return fmt.Errorf("the Deployment's first replica: %w", err)
+	}
+	began := time.Now()
+	patch := fmt.Appendf(nil, `{"spec": {"replicas": %d}}`, replicas)
+	if _, err := apps.Patch(ctx, "scaled", types.MergePatchType, patch, metav1.PatchOptions{}, "scale"); err != nil {
+		return err
+	}
+	if err := n.replicasReady(ctx, replicas); err != nil {
+		return fmt.Errorf("%d replicas: %w", replicas, err)
+	}
+	n.taken[rowScale] = append(n.taken[rowScale], millis(time.Since(began)))
+	return nil
+}
+
+func (n *node) replicasReady(ctx context.Context, want int32) error {
+	return n.follow(ctx, func(ctx context.Context) (watch.Interface, error) {
+		return n.client.AppsV1().Deployments("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=scaled"})
+	}, func(e watch.Event) bool {
+		d, ok := e.Object.(*appsv1.Deployment)
+		return ok && d.Status.ReadyReplicas == want
+	})
+}
+
+// memory reports each of the node's processes.
+func (n *node) memory() {
+	var rows []row
+	rss, private := 0.0, 0.0
+	all := usage(n.host)
+	for _, name := range []string{"skiff", "skiff-cri", "skiff-keeper"} {
+		m := all[name]
+		rows = append(rows, row{Name: name + ", RSS", Skiff: one(m.RSS / mib)}, row{Name: name + ", private", Skiff: one(m.Private / mib)})
+		rss, private = rss+m.RSS, private+m.Private
+	}
+	rows = append(rows, row{Name: "whole node, RSS", Skiff: one(rss / mib), Goal: "≤ 220 MB"}, row{Name: "whole node, private", Skiff: one(private / mib)})
+	n.bench.report.add("Memory of the node, idle with one pod", "MiB", rows...)
+}

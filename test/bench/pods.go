@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// timings collects samples by what was done, in milliseconds.
+type timings map[string][]float64
+
+// pod is a running pod with one container.
+type pod struct {
+	name, sandbox, container string
+}
+
+// call times one CRI call.
+func (p *peer) call(b *bench, into timings, what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(b.ctx, criTimeout)
+	defer cancel()
+	began := time.Now()
+	if err := f(ctx); err != nil {
+		return fmt.Errorf("%s: %s: %w", p.name, what, err)
+	}
+	into[what] = append(into[what], millis(time.Since(began)))
+	return nil
+}
+
+const (
+	callRun     = "RunPodSandbox"
+	callCreate  = "CreateContainer"
+	callStart   = "StartContainer"
+	callStop    = "StopContainer"
+	callStopBox = "StopPodSandbox"
+	callRemove  = "RemovePodSandbox"
+	callExec    = "ExecSync of /bin/true"
+)
+
+// up starts a pod as a kubelet does.
+func (p *peer) up(b *bench, into timings, name string) (pod, error) {
+	out := pod{name: name}
+	logs := "/var/log/pods/bench_" + name
+	if err := os.MkdirAll(p.host.Path(logs), 0o755); err != nil {
+		return out, err
+	}
+	box := &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "bench", Uid: name}, Hostname: name, LogDirectory: logs,
+		DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"10.43.0.10"}, Searches: []string{"default.svc.cluster.local"}},
+		Labels:    map[string]string{"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "bench"},
+		Linux:     &runtimeapi.LinuxPodSandboxConfig{CgroupParent: p.host.CgroupRoot + "/pods", SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}}},
+	}
+	err := p.call(b, into, callRun, func(ctx context.Context) error {
+		r, err := p.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: box})
+		out.sandbox = r.GetPodSandboxId()
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	config := &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "app"}, Image: &runtimeapi.ImageSpec{Image: appImage}, LogPath: "app.log",
+		Labels: map[string]string{"io.kubernetes.container.name": "app"},
+		Linux: &runtimeapi.LinuxContainerConfig{
+			Resources:       &runtimeapi.LinuxContainerResources{CpuShares: 102, CpuPeriod: 100000, CpuQuota: 50000, MemoryLimitInBytes: 64 * mib},
+			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: box.Linux.SecurityContext.NamespaceOptions, Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}},
+		},
+	}
+	err = p.call(b, into, callCreate, func(ctx context.Context) error {
+		r, err := p.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: out.sandbox, Config: config, SandboxConfig: box})
+		out.container = r.GetContainerId()
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	return out, p.call(b, into, callStart, func(ctx context.Context) error {
+		_, err := p.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: out.container})
+		return err
+	})
+}
+
+// down stops and removes a pod.
+func (p *peer) down(b *bench, into timings, o pod) error {
+	err := p.call(b, into, callStop, func(ctx context.Context) error {
+		_, err := p.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: o.container, Timeout: 10})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = p.call(b, into, callStopBox, func(ctx context.Context) error {
+		_, err := p.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: o.sandbox})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return p.call(b, into, callRemove, func(ctx context.Context) error {
+		_, err := p.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: o.sandbox})
+		return err
+	})
+}
+
+// exec runs a program in a container that runs.
+func (p *peer) exec(b *bench, into timings, o pod) error {
+	return p.call(b, into, callExec, func(ctx context.Context) error {
+		r, err := p.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: o.container, Cmd: []string{"/bin/true"}, Timeout: 30})
+		if err == nil && r.ExitCode != 0 {
+			err = fmt.Errorf("exit code %d: %s", r.ExitCode, r.Stderr)
+		}
+		return err
+	})
+}
+
+// pods measures single pods, then a crowd.
+func pods(b *bench, peers []*peer, runs int) error {
+	taken := map[*peer]timings{}
+	for _, p := range peers {
+		taken[p] = timings{}
+	}
+	if err := serial(b, peers, runs, taken); err != nil {
+		return err
+	}
+	if err := execs(b, peers, taken); err != nil {
+		return err
+	}
+	phases := func(names ...string) (rows []row) {
+		for _, name := range names {
+			r := row{Name: name}
+			for _, p := range peers {
+				*p.side(&r) = stats(taken[p][name])
+			}
+			rows = append(rows, r)
+		}
+		return append(rows, sumRow(peers, taken, names))
+	}
+	up := phases(callRun, callCreate, callStart)
+	up[3].Name, up[3].Goal = "pod start, all three", "≤ 30 ms"
+	b.report.add(fmt.Sprintf("Pod start, image present, %d runs", runs), "ms", up...)
+	down := phases(callStop, callStopBox, callRemove)
+	down[3].Name, down[3].Goal = "stop and remove, all three", "≤ 25 ms"
+	b.report.add("Pod stop", "ms", down...)
+	e := row{Name: callExec, Goal: "≤ 15 ms"}
+	for _, p := range peers {
+		*p.side(&e) = stats(taken[p][callExec])
+	}
+	b.report.add("Exec, 30 runs", "ms", e)
+	return crowds(b, peers)
+}
+
+// sumRow adds up the phases run by run.
+func sumRow(peers []*peer, taken map[*peer]timings, names []string) row {
+	var r row
+	for _, p := range peers {
+		sums := make([]float64, len(taken[p][names[0]]))
+		for _, name := range names {
+			for i, v := range taken[p][name] {
+				sums[i] += v
+			}
+		}
+		*p.side(&r) = stats(sums)
+	}
+	return r
+}
+
+// serial starts and stops pods one after the other, in turn on each server. Two rounds warm up.
+func serial(b *bench, peers []*peer, runs int, taken map[*peer]timings) error {
+	const warm = 2
+	for i := range runs + warm {
+		for _, p := range peers {
+			into := taken[p]
+			if i < warm {
+				into = timings{}
+			}
+			o, err := p.up(b, into, fmt.Sprintf("serial-%d", i))
+			if err != nil {
+				return err
+			}
+			if err := p.down(b, into, o); err != nil {
+				return err
+			}
+		}
+		if (i+1)%5 == 0 {
+			b.say("pod start and stop: %d of %d", i+1, runs+warm)
+		}
+	}
+	return nil
+}
+
+func execs(b *bench, peers []*peer, taken map[*peer]timings) error {
+	b.say("exec")
+	running := map[*peer]pod{}
+	for _, p := range peers {
+		o, err := p.up(b, timings{}, "exec")
+		if err != nil {
+			return err
+		}
+		running[p] = o
+	}
+	for i := range 32 {
+		for _, p := range peers {
+			into := taken[p]
+			if i < 2 {
+				into = timings{}
+			}
+			if err := p.exec(b, into, running[p]); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range peers {
+		if err := p.down(b, timings{}, running[p]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	crowd   = 50
+	clients = 8
+)
+
+// crowds starts many pods at once on each server, reads the memory, and stops them.
+func crowds(b *bench, peers []*peer) error {
+	up := row{Name: fmt.Sprintf("start %d pods, %d clients", crowd, clients)}
+	down := row{Name: fmt.Sprintf("stop and remove them, %d clients", clients)}
+	perPod := row{Name: fmt.Sprintf("private memory per running pod, of %d", crowd), Goal: "≤ 0.2 MiB"}
+	shims := row{Name: "of it processes per pod (shim, pause)"}
+	var rows []row
+	for _, p := range peers {
+		b.say("%d pods at once on %s", crowd, p.name)
+		before := overhead(usage(p.host))
+		all := make([]pod, crowd)
+		took, err := parallel(func(i int) (err error) {
+			all[i], err = p.up(b, timings{}, fmt.Sprintf("crowd-%d", i))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		*p.side(&up) = one(millis(took))
+		if err := sleep(b.ctx, 2*time.Second); err != nil {
+			return err
+		}
+		with := usage(p.host)
+		if n := with["app"].Processes; n != crowd {
+			return fmt.Errorf("%s: %d of %d pods run", p.name, n, crowd)
+		}
+		*p.side(&perPod) = one((overhead(with) - before) / crowd / mib)
+		*p.side(&shims) = one(perPodProcesses(with) / mib)
+		took, err = parallel(func(i int) error { return p.down(b, timings{}, all[i]) })
+		if err != nil {
+			return err
+		}
+		*p.side(&down) = one(millis(took))
+		rows = append(rows, idleRows(p)...)
+	}
+	b.report.add("Many pods", "ms", up, down)
+	rows = append([]row{perPod, shims}, rows...)
+	b.report.add("Memory of the CRI server", "MiB", rows...)
+	return nil
+}
+
+// perPodProcesses is the private memory of one shim and one pause process.
+func perPodProcesses(m map[string]memory) float64 {
+	sum := 0.0
+	for name, u := range m {
+		if name == "pause" || strings.HasPrefix(name, "containerd-shim") {
+			sum += u.Private / crowd
+		}
+	}
+	return sum
+}
+
+// idleRows reports what the server's processes took before the first pod.
+func idleRows(p *peer) []row {
+	all := row{Name: "idle, " + p.name + ", RSS of all processes"}
+	private := row{Name: "idle, " + p.name + ", private of all processes"}
+	*p.side(&all), *p.side(&private) = one(total(p.idle)/mib), one(overhead(p.idle)/mib)
+	if p.name == "skiff" {
+		all.Goal = "≤ 40 MiB"
+	}
+	return []row{all, private}
+}
+
+// parallel runs f for each pod of the crowd, by so many clients at once.
+func parallel(f func(int) error) (time.Duration, error) {
+	var g errgroup.Group
+	g.SetLimit(clients)
+	began := time.Now()
+	for i := range crowd {
+		g.Go(func() error { return f(i) })
+	}
+	err := g.Wait()
+	return time.Since(began), err
+}
