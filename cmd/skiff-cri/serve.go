@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -141,6 +142,12 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	// First, so that who hears from the CRI socket finds the images' too.
+	listener, err := api.Listen(c.ImagesListen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
 	server, err := cri.New(cri.Config{
 		Runtime: p.runtime.Service(), Images: p.images, Socket: c.Listen, Streams: c.Streams, Version: version, Log: log,
 	})
@@ -150,21 +157,17 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.runtime.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
-	group.Go(func() error { return serveImages(ctx, c.ImagesListen, p.images) })
+	group.Go(func() error { return serveImages(ctx, listener, p.images) })
 	log.Info("serving", "cri", c.Listen, "images", c.ImagesListen, "version", version)
 	return group.Wait()
 }
 
-func serveImages(ctx context.Context, socket string, service *images.Engine) error {
-	listener, err := api.Listen(socket)
-	if err != nil {
-		return err
-	}
+func serveImages(ctx context.Context, listener net.Listener, service *images.Engine) error {
 	server := &http.Server{Handler: api.NewServer(service), ReadHeaderTimeout: 30 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve images on %s: %w", socket, err)
+		return fmt.Errorf("serve images on %s: %w", listener.Addr(), err)
 	}
 	return nil
 }
