@@ -93,7 +93,7 @@ func (b *bench) Failed() bool {
 // Cleanup registers what undoes a step.
 func (b *bench) Cleanup(f func()) { b.cleanups = append(b.cleanups, f) }
 
-// wait asks every few milliseconds until the answer is nil; when ctx is done it returns the last answer.
+// wait asks every millisecond until the answer is nil; when ctx is done it returns the last answer.
 func wait(ctx context.Context, ask func() error) error {
 	for {
 		err := ask()
@@ -103,7 +103,7 @@ func wait(ctx context.Context, ask func() error) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(3 * time.Millisecond):
+		case <-time.After(time.Millisecond):
 		}
 	}
 }

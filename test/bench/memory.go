@@ -77,3 +77,16 @@ func total(m map[string]memory) float64 {
 	}
 	return sum
 }
+
+// cpu is the processor time, in milliseconds, that everything below a host's cgroup has taken so far, processes that have
+// ended included: the server, its helpers and the containers. It depends less on what else the machine does than time does.
+func cpu(h *harness.Host) float64 {
+	if raw, err := os.ReadFile("/sys/fs/cgroup/cpuacct" + h.CgroupRoot + "/cpuacct.usage"); err == nil {
+		ns, _ := strconv.ParseFloat(strings.TrimSpace(string(raw)), 64)
+		return ns / 1e6
+	}
+	raw, _ := os.ReadFile("/sys/fs/cgroup" + h.CgroupRoot + "/cpu.stat")
+	_, rest, _ := strings.Cut("\n"+string(raw), "\nusage_usec ")
+	us, _ := strconv.ParseFloat(strings.TrimSpace(strings.SplitN(rest, "\n", 2)[0]), 64)
+	return us / 1e3
+}
