@@ -7,12 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -107,17 +105,11 @@ func writeImages(b *bench) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	set := map[string]v1.Image{}
-	for ref, spec := range map[string]images.Spec{
+	archive := filepath.Join(dir, "images.tar")
+	return archive, images.BuildArchive(archive, map[string]images.Spec{
 		appImage:   {Files: map[string]images.File{"/app": program, "/bin/busybox": shell}, Links: map[string]string{"/bin/true": "busybox"}, Entrypoint: []string{"/app"}},
 		pauseImage: {Files: map[string]images.File{"/pause": program}, Entrypoint: []string{"/pause"}},
-	} {
-		if set[ref], err = images.Build(spec, runtime.GOARCH); err != nil {
-			return "", err
-		}
-	}
-	archive := filepath.Join(dir, "images.tar")
-	return archive, images.WriteArchive(archive, set)
+	})
 }
 
 // newHost makes a host with a cgroup for the daemon.

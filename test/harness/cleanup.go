@@ -31,7 +31,7 @@ func (h *Host) close() {
 	if err := retry(func() error { return os.RemoveAll(h.Dir) }, "remove "+h.Dir); err != nil {
 		h.t.Errorf("left behind: %v", err)
 	}
-	if left := h.mounts(); len(left) > 0 {
+	if left := mounts(h.Dir); len(left) > 0 {
 		h.t.Errorf("left behind on the machine: mounts %v", left)
 	}
 }
@@ -63,7 +63,7 @@ func (h *Host) dumpLogs() {
 // killAll kills, by pid, each process in the host's namespaces or cgroups, until there is none.
 func (h *Host) killAll() {
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		pids := h.processes()
+		pids := h.Processes()
 		if len(pids) == 0 {
 			return
 		}
@@ -83,8 +83,8 @@ func link(pid int, ns string) string {
 	return l
 }
 
-// processes lists what runs in the host: in one of its namespaces, or below its cgroup parent.
-func (h *Host) processes() []int {
+// Processes lists the pids of what runs in the host: in one of its namespaces, or below its cgroup parent.
+func (h *Host) Processes() []int {
 	spaces, skip := map[string]bool{}, map[int]bool{os.Getpid(): true}
 	for _, c := range h.holders() {
 		spaces[link(c.Process.Pid, "net")], spaces[link(c.Process.Pid, "mnt")] = true, true
@@ -168,12 +168,12 @@ func retry(f func() error, what string) error {
 	}
 }
 
-// mounts lists mounts of the test's own namespace that belong to the host.
-func (h *Host) mounts() []string {
+// mounts lists mounts of the test's own namespace that belong to the host of this directory.
+func mounts(dir string) []string {
 	raw, _ := os.ReadFile("/proc/self/mounts")
 	var out []string
 	for line := range strings.Lines(string(raw)) {
-		if strings.Contains(line, h.Dir) {
+		if strings.Contains(line, dir) {
 			out = append(out, strings.TrimSpace(line))
 		}
 	}

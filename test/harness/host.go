@@ -188,24 +188,21 @@ func (h *Host) Path(inside string) string {
 	return filepath.Join("/proc", fmt.Sprint(h.holder.Process.Pid), "root", inside)
 }
 
-// Processes lists the pids of what runs in the host.
-func (h *Host) Processes() []int { return h.processes() }
-
 // InNetwork calls f on a thread that is in the host's network: a socket that f opens stays there.
 func (h *Host) InNetwork(f func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- h.inNetwork(f) }()
+	go func() { done <- inNetwork(h.holder.Process.Pid, f) }()
 	return <-done
 }
 
-func (h *Host) inNetwork(f func() error) error {
+func inNetwork(pid int, f func() error) error {
 	runtime.LockOSThread()
 	here, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
 	}
 	defer here.Close()
-	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.holder.Process.Pid))
+	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
 		return err
 	}

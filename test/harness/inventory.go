@@ -26,7 +26,7 @@ func (h *Host) Inventory() Inventory {
 	for _, root := range h.cgroupRoots() {
 		inv["cgroups"] = append(inv["cgroups"], dirs(root)...)
 	}
-	for _, pid := range h.processes() {
+	for _, pid := range h.Processes() {
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		inv["processes"] = append(inv["processes"], fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(cmdline), "\x00", " ")))
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"runtime"
 	"sort"
 	"strings"
 
@@ -134,6 +135,19 @@ func parents(w *tar.Writer, made map[string]bool, name string) error {
 	}
 	made[dir] = true
 	return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755})
+}
+
+// BuildArchive builds images, by reference, and writes them as one archive.
+func BuildArchive(file string, specs map[string]Spec) error {
+	set := map[string]v1.Image{}
+	for ref, spec := range specs {
+		img, err := Build(spec, runtime.GOARCH)
+		if err != nil {
+			return fmt.Errorf("build image %s: %w", ref, err)
+		}
+		set[ref] = img
+	}
+	return WriteArchive(file, set)
 }
 
 // WriteArchive writes images, by reference, as one docker-save archive. The file appears whole or not at all.
