@@ -105,8 +105,5 @@ func parse(path string) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	if single.Network.Type == "" {
-		return nil, errors.New(`the key "type" is missing; a list of plugins belongs into a file that ends in .conflist`)
-	}
 	return libcni.ConfListFromConf(single)
 }

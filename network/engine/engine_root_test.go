@@ -626,3 +626,26 @@ func TestUDPFlowsFollow(t *testing.T) {
 		t.Error("a sandbox that is gone answers")
 	}
 }
+
+// TestServicesAreRewritten stands in for a proxy with two nftables rules, and sees that packets to services get as
+// far as netfilter from everywhere, and come back.
+func TestServicesAreRewritten(t *testing.T) {
+	outside(t)
+	cfg := testConfig(t)
+	cfg.NodeIP = netip.MustParseAddr("192.0.2.1")
+	e := start(t, cfg)
+	server, client := attach(t, e, "server"), attach(t, e, "client")
+	defer detach(t, e, server)
+	defer detach(t, e, client)
+	serve(t, server.NetNS, 8080)
+	run(t, "nft", "add table ip proxy; "+
+		"add chain ip proxy pre { type nat hook prerouting priority dstnat; }; add chain ip proxy out { type nat hook output priority -100; }; "+
+		"add chain ip proxy post { type nat hook postrouting priority srcnat; }; "+
+		"add rule ip proxy pre ip daddr 10.43.0.1 tcp dport 80 dnat to "+server.ip.String()+":8080; "+
+		"add rule ip proxy out ip daddr 10.43.0.1 tcp dport 80 dnat to "+server.ip.String()+":8080; "+
+		"add rule ip proxy post ip saddr "+server.ip.String()+" ip daddr "+server.ip.String()+" masquerade")
+	defer run(t, "nft", "delete table ip proxy")
+	mustAsk(t, client.NetNS, "tcp4", "10.43.0.1:80", client.ip.String())
+	mustAsk(t, "", "tcp4", "10.43.0.1:80", "192.0.2.1")
+	mustAsk(t, server.NetNS, "tcp4", "10.43.0.1:80", "192.0.2.1") // itself, through the service
+}

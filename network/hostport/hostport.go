@@ -31,10 +31,9 @@ import (
 
 // Config describes the table.
 type Config struct {
-	Name      string // required: of the nftables table
-	Dir       string // required: records of what is published; must not outlive a boot
-	Sandboxes string // required: how the names of the sandboxes' host interfaces begin
-	Services  string // the interface where packets to services go that no proxy rewrote; may be empty
+	Name     string // required: of the nftables table
+	Dir      string // required: records of what is published; must not outlive a boot
+	Services string // the interface where packets to services go that no proxy rewrote; may be empty
 	// Exempt are local addresses that published ports do not answer on: others serve there.
 	Exempt []netip.Addr
 	Ranges Ranges
