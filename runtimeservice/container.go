@@ -182,3 +182,14 @@ type Container struct {
 	Reason     string
 	Message    string
 }
+
+// ImageVolumes are the mounts that are images.
+func (c ContainerConfig) ImageVolumes() []Mount {
+	var out []Mount
+	for _, m := range c.Mounts {
+		if m.Image != nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}

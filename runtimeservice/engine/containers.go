@@ -61,7 +61,7 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 	}
 	defer o.Leave()
 	o.Set(func(r *containerRecord) {
-		r.Container.ImageID, r.Container.StopSignal = image.ID, stopSignal(config, image)
+		r.Container.ImageID, r.Container.StopSignal = image.ID, spec.StopSignal(config.StopSignal, image.Config.StopSignal)
 	})
 	err = c.units.Save(o)
 	if err == nil {
@@ -73,18 +73,13 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 	if err := c.units.Move(o, lifecycle.Made, func(r *containerRecord, _ lifecycle.Phase) { r.Container.CreatedAt = now() }); err != nil {
 		return "", c.failed(o, errors.Join(err, steps.Undo(context.WithoutCancel(ctx), c.parts.steps(o))))
 	}
+	if now, err := c.boxes.Find(box.Sandbox.ID); err != nil || now.Record().Phase == lifecycle.Removing {
+		// The sandbox went away meanwhile, and its removal may not have seen this container.
+		return "", errors.Join(fmt.Errorf("sandbox %s is being removed: %w", box.Sandbox.ID, runtimeservice.ErrState), c.remove(ctx, o))
+	}
 	c.log.Info("container created", "container", id, "sandbox", box.Sandbox.ID, "name", config.Metadata.Name)
 	c.notify(runtimeservice.EventCreated, id, box.Sandbox.ID)
 	return id, nil
-}
-
-func stopSignal(config runtimeservice.ContainerConfig, image imageservice.Image) string {
-	for _, name := range []string{config.StopSignal, image.Config.StopSignal} {
-		if n, err := spec.Signal(name); err == nil && n > 0 {
-			return spec.SignalName(n)
-		}
-	}
-	return "SIGTERM"
 }
 
 // reserve enters a new container in the table, its gate taken; or finds the identical one that waits to be started.
@@ -93,14 +88,10 @@ func (c *containers) reserve(box sandboxRecord, config runtimeservice.ContainerC
 	rec := containerRecord{
 		Container: runtimeservice.Container{ID: id, SandboxID: box.Sandbox.ID, Config: config, CreatedAt: now()},
 		Phase:     lifecycle.Creating, Cgroup: filepath.Join("/", box.Cgroup, id),
+		Volumes: len(config.ImageVolumes()),
 	}
 	if box.Sandbox.Config.LogDirectory != "" && config.LogPath != "" {
 		rec.Container.LogPath = filepath.Join(box.Sandbox.Config.LogDirectory, config.LogPath)
-	}
-	for _, m := range config.Mounts {
-		if m.Image != nil {
-			rec.Volumes++
-		}
 	}
 	return c.units.Add(rec, func(other containerRecord) (bool, error) {
 		if other.Container.SandboxID != box.Sandbox.ID || other.Container.Config.Metadata != config.Metadata ||
@@ -159,7 +150,14 @@ func (c *containers) start(ctx context.Context, o *container) error {
 		return errors.Join(fmt.Errorf("start container %s: %w", rec.Container.ID, err),
 			c.markEnded(o, exit, runtimeservice.ReasonStartError, err.Error()))
 	}
-	return c.markStarted(o, started.Pid, started.At)
+	if err := c.markStarted(o, started.Pid, started.At); err != nil {
+		return err
+	}
+	if p := box.Record().Phase; p != lifecycle.Ready {
+		// The sandbox stopped meanwhile, and may have seen this container as not running yet.
+		return errors.Join(fmt.Errorf("sandbox %s is %s: %w", rec.Container.SandboxID, p, runtimeservice.ErrState), c.stop(ctx, o, 0))
+	}
+	return nil
 }
 
 // startErrorCode is the exit code of a container whose process could not be executed, as in other runtimes.

@@ -66,21 +66,11 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 		return err
 	}
 	list[2].Do = func(context.Context) error { return rootfs.Mount(mounts, filepath.Join(dir, "rootfs")) }
-	for n, image := range imageVolumes(rec.Container.Config) {
+	for n, image := range rec.Container.Config.ImageVolumes() {
 		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, id, n, image.Image.Ref) }
 	}
 	list[len(list)-2].Do = func(context.Context) error { return c.writeSpec(o, box, image) }
 	return list[:len(list)-1]
-}
-
-func imageVolumes(config runtimeservice.ContainerConfig) []runtimeservice.Mount {
-	var out []runtimeservice.Mount
-	for _, m := range config.Mounts {
-		if m.Image != nil {
-			out = append(out, m)
-		}
-	}
-	return out
 }
 
 func volumeDir(dir string, n int) string { return filepath.Join(dir, "volume-"+strconv.Itoa(n)) }

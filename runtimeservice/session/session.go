@@ -77,6 +77,7 @@ func execTerminal(ctx context.Context, kept Keeper, req keeper.Exec, s runtimese
 		defer close(output)
 		if s.Stdout != nil {
 			_, _ = io.Copy(s.Stdout, master)
+			_ = master.Close() // the process has closed its terminal, or the client has left: hang up
 		}
 	})
 	if s.Stdin != nil {
@@ -179,7 +180,10 @@ func (w *wires) connect(s runtimeservice.Streams) error {
 			return err
 		}
 		w.add(ours, theirs)
-		w.output.Go(func() { _, _ = io.Copy(stream, ours) })
+		w.output.Go(func() {
+			_, _ = io.Copy(stream, ours)
+			_ = ours.Close() // when the client has left, the process learns it by SIGPIPE
+		})
 	}
 	return nil
 }

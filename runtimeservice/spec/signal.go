@@ -60,3 +60,13 @@ func SignalName(n int) string {
 	}
 	return unix.SignalName(unix.Signal(n))
 }
+
+// StopSignal is the first of the names that is a signal, or SIGTERM.
+func StopSignal(names ...string) string {
+	for _, name := range names {
+		if n, err := Signal(name); err == nil && n > 0 {
+			return SignalName(n)
+		}
+	}
+	return "SIGTERM"
+}
