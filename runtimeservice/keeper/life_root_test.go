@@ -195,7 +195,9 @@ func TestKeeperIsKilled(t *testing.T) {
 		}
 	}
 	n.kill("counter", 9)
-	if exit := n.wait("counter"); exit.Code != 137 && !exit.Unknown {
+	exit := n.wait("counter")
+	t.Logf("exit %+v", exit)
+	if exit.Code != 137 && !exit.Unknown {
 		t.Errorf("exit %+v", exit)
 	}
 	n.start("created")

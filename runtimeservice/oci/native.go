@@ -66,12 +66,9 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 		return Created{}, fmt.Errorf("%w: %w", ErrSpec, err)
 	}
 	process.Init = true
-	if err := n.clean(req.ID, config); err != nil {
-		return Created{}, fmt.Errorf("remove left-overs of container %s: %w", req.ID, err)
-	}
-	c, err := libcontainer.Create(n.root, req.ID, config)
+	c, err := n.make(req.ID, config)
 	if err != nil {
-		return Created{}, fmt.Errorf("create container: %w", err)
+		return Created{}, err
 	}
 	started, err := start(c, process, req.IO)
 	if err != nil {
@@ -147,6 +144,22 @@ func (n *Native) Delete(_ context.Context, id string) error {
 		return fmt.Errorf("delete container: %w", err)
 	}
 	return nil
+}
+
+// make makes the container's state directory. libcontainer refuses one that exists, and a cgroup with processes: then
+// the left-overs are removed, which are looked for only now because that costs as much as half a cgroup.
+func (n *Native) make(id string, config *configs.Config) (*libcontainer.Container, error) {
+	c, err := libcontainer.Create(n.root, id, config)
+	if err == nil {
+		return c, nil
+	}
+	if cleanErr := n.clean(id, config); cleanErr != nil {
+		return nil, fmt.Errorf("create container: %w (and what an earlier one left cannot be removed: %w)", err, cleanErr)
+	}
+	if c, err = libcontainer.Create(n.root, id, config); err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	return c, nil
 }
 
 // clean removes a state directory and kills processes of a cgroup that an earlier container of the name left.

@@ -106,7 +106,7 @@ func (p *Process) wait() Status {
 }
 
 // reapGrace is how long we wait for a stranger to be reaped by its parent, which is when its code becomes known.
-const reapGrace = 3 * time.Second
+const reapGrace = 5 * time.Second
 
 // phase of a process's end.
 type phase int
