@@ -40,6 +40,13 @@ import (
 // minRequestTimeout is the shortest life of a watch, upstream's default.
 const minRequestTimeout = 30 * time.Minute
 
+// Stopping ends all watches within watchGrace, which clients take as a sign to connect again, and gives other requests
+// stopGrace. Without the first, a stop would wait a minute for any kubelet that is still there.
+const (
+	watchGrace = time.Second
+	stopGrace  = 5 * time.Second
+)
+
 type restStorage = genericregistry.Storage
 
 // Server is an API server; make it with New.
@@ -113,6 +120,7 @@ func (a *assembly) serve(l net.Listener) (err error) {
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	c.SkipOpenAPIInstallation = true
 	c.EnableProfiling = false
+	c.ShutdownWatchTerminationGracePeriod = watchGrace
 	return nil
 }
 
@@ -205,6 +213,7 @@ func (a *assembly) finish() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server: assemble: %w", err)
 	}
+	generic.ShutdownTimeout = stopGrace
 	groups, err := rules.Groups(rules.Deps{
 		Getter: a.stores, Client: a.client,
 		Authenticator: a.config.Authentication.Authenticator, Audiences: a.config.Authentication.APIAudiences,

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
 	"github.com/skiff-node/skiff/controlplane/apiserver/apiservertest"
 )
 
@@ -54,4 +57,22 @@ func rss(t *testing.T) string {
 		}
 	}
 	return "unknown"
+}
+
+// TestStopEndsWatches stops while clients watch, as kubelets always do.
+func TestStopEndsWatches(t *testing.T) {
+	e := apiservertest.Start(t, nil)
+	c := kubernetes.NewForConfigOrDie(e.Admin(t))
+	w, err := c.CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	stopped := make(chan struct{})
+	go func() { e.Stop(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(20 * time.Second):
+		t.Error("the server waits for a watch to end")
+	}
 }

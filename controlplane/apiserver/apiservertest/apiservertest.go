@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,7 +72,7 @@ func StartIn(t testing.TB, dir string, change func(*apiserver.Config)) *Env {
 	serving := make(chan error, 1)
 	serveCtx, stopServing := context.WithCancel(ctx)
 	go func() { serving <- e.Server.Run(serveCtx) }()
-	e.stop = func() {
+	e.stop = sync.OnceFunc(func() {
 		stopServing()
 		if err := <-serving; err != nil {
 			t.Errorf("API server: %v", err)
@@ -80,8 +81,7 @@ func StartIn(t testing.TB, dir string, change func(*apiserver.Config)) *Env {
 		if err := <-stopped; err != nil {
 			t.Errorf("etcd: %v", err)
 		}
-		e.stop = func() {}
-	}
+	})
 	t.Cleanup(e.Stop)
 	select {
 	case <-e.Server.Ready():
