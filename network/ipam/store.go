@@ -16,6 +16,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,11 +66,7 @@ func (s *Store) acquire(wait bool) error {
 	if err != nil {
 		return fmt.Errorf("lock the address journal: %w", err)
 	}
-	how := unix.LOCK_EX
-	if !wait {
-		how |= unix.LOCK_NB
-	}
-	if err := unix.Flock(int(lock.Fd()), how); err != nil {
+	if err := flock(lock, wait); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return fmt.Errorf("%w: %s", ErrInUse, s.path)
@@ -78,6 +75,22 @@ func (s *Store) acquire(wait bool) error {
 	}
 	s.lock = lock
 	return nil
+}
+
+// patience is how long Open waits for the lock of a process that was killed a moment ago: the kernel closes its
+// files one after the other.
+const patience = 500 * time.Millisecond
+
+func flock(f *os.File, wait bool) error {
+	if wait {
+		return unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // load replays the journal into pools of the sets.
