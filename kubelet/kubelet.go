@@ -118,7 +118,8 @@ func (k *Kubelet) newWorkers() error {
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
 	if k.objects != nil {
-		wc.Register, wc.Unregister = k.objects.Register, k.objects.Unregister
+		wc.Register = func(p *v1.Pod) { k.objects.Register(p); k.volumes.Update(p) }
+		wc.Unregister = k.objects.Unregister
 	}
 	if b := c.CrashLoopBackOff.MaxContainerRestartPeriod; b != nil {
 		wc.MaxBackoff = b.Duration

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -152,6 +153,11 @@ func imageUser(image *cri.Image) spec.ImageUser {
 
 const etcHosts = "/etc/hosts"
 
+// readOnly tells the volumes that containers may not write, whatever their mounts say.
+func readOnly(p *v1.Pod, name string) bool {
+	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool { return v.Name == name && volume.ReadOnly(&v.VolumeSource) })
+}
+
 // mounts lists the container's volumes, its hosts file and its place for last words.
 func (r launch) mounts(ctx context.Context, env []spec.Var) ([]*cri.Mount, error) {
 	req, p, c := r.req, r.req.Pod, r.req.Start.Spec
@@ -174,7 +180,9 @@ func (r launch) mounts(ctx context.Context, env []spec.Var) ([]*cri.Mount, error
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
 			}
 		}
-		list = append(list, spec.Mount(m, path))
+		mount := spec.Mount(m, path)
+		mount.Readonly = mount.Readonly || readOnly(p, m.Name)
+		list = append(list, mount)
 	}
 	if hosts {
 		path, err := r.hostsFile()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,6 +120,23 @@ func (m *Manager) kind(vol *v1.Volume) Kind {
 		}
 	}
 	return nil
+}
+
+// Update takes in a newer version of a pod whose volumes are set up. Its live volumes are looked at soon when its labels or
+// annotations changed, which is all that they can show of it.
+func (m *Manager) Update(pod *v1.Pod) {
+	m.mu.Lock()
+	s := m.pods[pod.UID]
+	if s == nil || s.pod == nil {
+		m.mu.Unlock()
+		return
+	}
+	same := maps.Equal(s.pod.Labels, pod.Labels) && maps.Equal(s.pod.Annotations, pod.Annotations)
+	s.pod = pod
+	m.mu.Unlock()
+	if !same {
+		m.Changed([]types.UID{pod.UID})
+	}
 }
 
 // Changed asks for a look at the live volumes of these pods soon. Pods without volumes are ignored.

@@ -1,0 +1,73 @@
+package volume_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/volume"
+)
+
+// shown is a live kind that tells the labels of each pod it is set up for.
+type shown chan map[string]string
+
+func (shown) Name() string                  { return "shown" }
+func (shown) Handles(*v1.VolumeSource) bool { return true }
+func (shown) Live()                         {}
+
+func (s shown) Setup(_ context.Context, req volume.Request) (string, error) {
+	s <- req.Pod.Labels
+	return req.Dir, nil
+}
+
+func TestUpdateRefreshesWhatShowsThePod(t *testing.T) {
+	kind := make(shown, 10)
+	m, err := volume.New(volume.Config{Root: t.TempDir(), Kinds: []volume.Kind{kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u", Labels: map[string]string{"a": "1"}}, Spec: v1.PodSpec{Volumes: []v1.Volume{{Name: "v"}}}}
+	m.Update(pod) // not set up yet: nothing to refresh
+	if _, err := m.Setup(ctx, pod); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-kind; got["a"] != "1" {
+		t.Errorf("set up with %v", got)
+	}
+	m.Update(pod.DeepCopy()) // the same labels: nothing to refresh
+	newer := pod.DeepCopy()
+	newer.Labels["a"] = "2"
+	m.Update(newer)
+	if got := <-kind; got["a"] != "2" {
+		t.Errorf("refreshed with %v", got)
+	}
+	cancel()
+	if err := <-done; err != nil || len(kind) != 0 {
+		t.Errorf("%v; set up %d times too often", err, len(kind))
+	}
+}
+
+func TestSourceName(t *testing.T) {
+	if got := volume.SourceName(&v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}}); got != "persistentVolumeClaim" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestUIDsThatWouldLeaveTheRootAreRefused(t *testing.T) {
+	m, err := volume.New(volume.Config{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, uid := range []types.UID{"", ".", "..", "a/b"} {
+		if err := m.Teardown(t.Context(), uid); err == nil || !strings.Contains(err.Error(), "UID") {
+			t.Errorf("%q: %v", uid, err)
+		}
+	}
+}
