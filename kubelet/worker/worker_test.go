@@ -1,0 +1,500 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/probe"
+	"github.com/skiff-node/skiff/kubelet/runtime"
+)
+
+// node is a whole node in memory: a runtime that holds state and refuses wrong use, volumes, cgroups, an API.
+type node struct {
+	mu         sync.Mutex
+	pool       *Pool
+	sandboxes  []pod.Sandbox
+	containers []pod.Container
+	volumes    map[types.UID]bool
+	cgroups    map[types.UID]bool
+	statuses   map[types.UID]v1.PodStatus
+	events     []string
+	deleted    []types.UID
+	order      []string // what was taken down, in order
+	count      int
+	// faults, by container name, fail the next start; slow makes a start take so long; stubborn containers ignore TERM.
+	faults   map[string]*runtime.Fault
+	slow     time.Duration
+	stubborn bool
+	failing  map[string]error // by step
+}
+
+func newNode() *node {
+	n := &node{volumes: map[types.UID]bool{}, cgroups: map[types.UID]bool{}, statuses: map[types.UID]v1.PodStatus{},
+		faults: map[string]*runtime.Fault{}, failing: map[string]error{}}
+	n.pool = n.newPool()
+	return n
+}
+
+func (n *node) newPool() *Pool {
+	return NewPool(Config{Runtime: n, Volumes: n, Cgroups: n, Probes: n, Statuses: n, Events: n, Log: slog.New(slog.DiscardHandler),
+		HostIPs: func() []string { return []string{"192.168.0.1"} },
+		Delete: func(_ context.Context, p *v1.Pod) error {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.deleted = append(n.deleted, p.UID)
+			n.order = append(n.order, "api")
+			return nil
+		}})
+}
+
+// step notes what is taken down, and fails it if the test says so.
+func (n *node) step(name string) error {
+	if err := n.failing[name]; err != nil {
+		delete(n.failing, name)
+		return err
+	}
+	n.order = append(n.order, name)
+	return nil
+}
+
+func (n *node) Name() string { return "test" }
+
+func (n *node) Observe(context.Context, types.UID) ([]pod.Sandbox, []pod.Container, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.failing["observe"]; err != nil {
+		return nil, nil, err
+	}
+	return append([]pod.Sandbox(nil), n.sandboxes...), append([]pod.Container(nil), n.containers...), nil
+}
+
+func (n *node) CreateSandbox(_ context.Context, p *v1.Pod, attempt uint32, parent string) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.volumes[p.UID] || !n.cgroups[p.UID] || parent == "" {
+		return "", errors.New("volumes and cgroup come first")
+	}
+	id := fmt.Sprintf("s%d", attempt)
+	n.sandboxes = append([]pod.Sandbox{{ID: id, Ready: true, Attempt: attempt, IPs: []string{"10.0.0.1"}}}, n.sandboxes...)
+	return id, nil
+}
+
+func (n *node) SandboxIPs(context.Context, string) ([]string, error) {
+	return []string{"10.0.0.1"}, nil
+}
+
+func (n *node) StopSandbox(_ context.Context, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.containers {
+		if n.containers[i].State == pod.Running {
+			return errors.New("a container still runs")
+		}
+	}
+	for i := range n.sandboxes {
+		if n.sandboxes[i].ID == id {
+			n.sandboxes[i].Ready = false
+		}
+	}
+	return n.step("stop sandbox")
+}
+
+func (n *node) RemoveSandbox(context.Context, string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sandboxes, n.containers = nil, nil
+	return n.step("remove sandbox")
+}
+
+func (n *node) StartContainer(ctx context.Context, req *runtime.Request) error {
+	if n.slow > 0 {
+		select {
+		case <-time.After(n.slow):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name := req.Start.Name
+	if f := n.faults[name]; f != nil {
+		delete(n.faults, name)
+		return f
+	}
+	for _, c := range n.containers {
+		if c.Name == name && c.State == pod.Running {
+			return &runtime.Fault{Reason: "Twice", Message: name + " runs already"}
+		}
+	}
+	n.count++
+	n.containers = append([]pod.Container{{ID: fmt.Sprintf("%s-%d", name, n.count), Name: name, State: pod.Running, SandboxID: req.SandboxID,
+		CreatedAt: time.Now(), StartedAt: time.Now(), Restarts: max(req.Start.Restarts, 0)}}, n.containers...)
+	return nil
+}
+
+func (n *node) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	if n.stubborn {
+		select {
+		case <-time.After(grace):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	n.exit(id, 143)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.step("stop " + strings.Split(id, "-")[0])
+}
+
+// exit ends a container, given by ID or name, and wakes its worker as the runtime's event would.
+func (n *node) exit(which string, code int32) {
+	n.mu.Lock()
+	for i := range n.containers {
+		if c := &n.containers[i]; (c.ID == which || c.Name == which) && c.State == pod.Running {
+			c.State, c.ExitCode, c.FinishedAt = pod.Exited, code, time.Now()
+		}
+	}
+	n.mu.Unlock()
+	n.pool.WakeAll()
+}
+
+func (n *node) RemoveContainer(_ context.Context, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.containers {
+		if n.containers[i].ID == id {
+			n.containers = append(n.containers[:i:i], n.containers[i+1:]...)
+			break
+		}
+	}
+	return nil
+}
+
+func (n *node) RunHook(ctx context.Context, _ *v1.Pod, _, _ string, _ *v1.LifecycleHandler) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (n *node) RemoveLogs(*v1.Pod) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.step("logs")
+}
+
+func (n *node) Setup(_ context.Context, p *v1.Pod) (map[string]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.failing["volumes"]; err != nil {
+		return nil, err
+	}
+	n.volumes[p.UID] = true
+	return nil, nil
+}
+
+func (n *node) Teardown(_ context.Context, uid types.UID) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.volumes, uid)
+	return n.step("volumes")
+}
+
+func (n *node) EnsurePod(p *v1.Pod) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cgroups[p.UID] = true
+	return "/kubepods", nil
+}
+
+func (n *node) RemovePod(_ context.Context, uid types.UID) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.cgroups, uid)
+	return n.step("cgroup")
+}
+
+func (n *node) Sync(*v1.Pod, []probe.Target)                   {}
+func (n *node) Verdicts(types.UID) map[string]pod.Probes       { return nil }
+func (n *node) Flush(context.Context, types.UID) error         { return nil }
+func (n *node) Forget(types.UID)                               {}
+func (n *node) Normal(*v1.Pod, string, string, string, ...any) {}
+
+func (n *node) Warning(_ *v1.Pod, container, reason, format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events = append(n.events, reason)
+}
+
+func (n *node) Set(p *v1.Pod, st v1.PodStatus) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.statuses[p.UID] = st
+}
+
+func (n *node) phase(uid types.UID) v1.PodPhase {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.statuses[uid].Phase
+}
+
+func (n *node) running() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	count := 0
+	for _, c := range n.containers {
+		if c.State == pod.Running {
+			count++
+		}
+	}
+	return count
+}
+
+func testPod(containers ...string) *v1.Pod {
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "u"}}
+	p.Spec.RestartPolicy = v1.RestartPolicyAlways
+	for _, name := range containers {
+		p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: name, Image: "i"})
+	}
+	return p
+}
+
+func deleting(p *v1.Pod, grace int64) *v1.Pod {
+	p = p.DeepCopy()
+	now := metav1.Now()
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, &grace
+	return p
+}
+
+// play runs a scenario on a node in a bubble of time, and checks at its end that nothing is left running.
+func play(t *testing.T, scenario func(n *node)) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode()
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		pool := n.pool
+		go func() { done <- pool.Run(ctx) }()
+		synctest.Wait()
+		scenario(n)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLife(t *testing.T) {
+	play(t, func(n *node) {
+		p := testPod("a", "b")
+		n.pool.Update(p, false)
+		synctest.Wait()
+		if n.phase("u") != v1.PodRunning || n.running() != 2 {
+			t.Fatalf("phase %s, %d running", n.phase("u"), n.running())
+		}
+		n.pool.Update(deleting(p, 30), false)
+		synctest.Wait()
+		if len(n.deleted) != 1 || n.running() != 0 || len(n.volumes) != 0 || len(n.cgroups) != 0 {
+			t.Fatalf("%+v", n)
+		}
+		if got := strings.Join(n.order[2:], ", "); got != "stop sandbox, volumes, cgroup, remove sandbox, logs, api" {
+			t.Errorf("order: %s", got)
+		}
+		n.pool.Remove("u")
+		synctest.Wait()
+		if n.pool.Has("u") {
+			t.Error("the worker is still there")
+		}
+	})
+}
+
+func TestCleanUpIsRepeated(t *testing.T) {
+	play(t, func(n *node) {
+		p := testPod("a")
+		n.pool.Update(p, false)
+		synctest.Wait()
+		n.mu.Lock()
+		for _, step := range []string{"stop a", "stop sandbox", "volumes", "cgroup", "remove sandbox", "logs"} {
+			if step != "volumes" {
+				n.failing[step] = errors.New("not now")
+			}
+		}
+		n.mu.Unlock()
+		n.pool.Update(deleting(p, 1), false)
+		time.Sleep(time.Minute)
+		if len(n.deleted) != 1 || len(n.failing) != 0 {
+			t.Errorf("deleted %v, not yet failed %v", n.deleted, n.failing)
+		}
+	})
+}
+
+func TestDeleteWhilePulling(t *testing.T) {
+	play(t, func(n *node) {
+		n.slow = time.Hour
+		p := testPod("a")
+		n.pool.Update(p, false)
+		time.Sleep(time.Minute)
+		n.pool.Update(deleting(p, 30), false)
+		synctest.Wait()
+		if len(n.deleted) != 1 {
+			t.Error("the deletion waits for the pull")
+		}
+	})
+}
+
+func TestGraceShortened(t *testing.T) {
+	play(t, func(n *node) {
+		n.stubborn = true
+		p := testPod("a")
+		n.pool.Update(p, false)
+		synctest.Wait()
+		began := time.Now()
+		n.pool.Update(deleting(p, 600), false)
+		time.Sleep(10 * time.Second)
+		n.pool.Update(deleting(p, 3), false)
+		for len(n.deleted) == 0 && time.Since(began) < time.Hour {
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestHangingHook(t *testing.T) {
+	play(t, func(n *node) {
+		p := testPod("a")
+		p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{}}
+		n.pool.Update(p, false)
+		synctest.Wait()
+		n.pool.Update(deleting(p, 10), false)
+		time.Sleep(9 * time.Second)
+		if len(n.deleted) != 0 {
+			t.Error("the hook was not waited for")
+		}
+		time.Sleep(5 * time.Second)
+		if len(n.deleted) != 1 {
+			t.Error("the hook is waited for too long")
+		}
+	})
+}
+
+func TestFaultsAreRetried(t *testing.T) {
+	play(t, func(n *node) {
+		n.faults["a"] = &runtime.Fault{Reason: runtime.ErrConfig, Message: "no such ConfigMap"}
+		n.failing["volumes"] = errors.New("no such Secret")
+		n.pool.Update(testPod("a"), false)
+		synctest.Wait()
+		n.mu.Lock()
+		delete(n.failing, "volumes")
+		n.mu.Unlock()
+		n.pool.Retry("u") // the Secret has appeared
+		synctest.Wait()
+		if st := n.statuses["u"].ContainerStatuses[0].State.Waiting; st == nil || st.Reason != runtime.ErrConfig {
+			t.Fatalf("%+v", n.statuses["u"])
+		}
+		n.pool.Retry("u")
+		synctest.Wait()
+		if n.phase("u") != v1.PodRunning {
+			t.Errorf("%+v", n.statuses["u"])
+		}
+		if got := fmt.Sprint(n.events); got != "[FailedMount]" {
+			t.Errorf("events %s", got)
+		}
+	})
+}
+
+func TestCrashLoop(t *testing.T) {
+	play(t, func(n *node) {
+		n.pool.Update(testPod("a"), false)
+		synctest.Wait()
+		began := time.Now()
+		for range 4 {
+			n.exit("a", 1)
+			for n.running() == 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		if took := time.Since(began); took < 70*time.Second || took > 75*time.Second { // looked at each second
+			t.Errorf("four restarts took %v, want 0+10+20+40 s", took)
+		}
+	})
+}
+
+// TestRestart: another kubelet finds what the first left, and touches nothing.
+func TestRestart(t *testing.T) {
+	play(t, func(n *node) {
+		p := testPod("a")
+		n.pool.Update(p, false)
+		synctest.Wait()
+		before := n.containers[0].ID
+		p = p.DeepCopy()
+		p.Status = n.statuses["u"]
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		n.pool = n.newPool()
+		go func() { done <- n.pool.Run(ctx) }()
+		n.pool.Update(p, false)
+		time.Sleep(time.Minute)
+		if len(n.containers) != 1 || n.containers[0].ID != before || n.phase("u") != v1.PodRunning {
+			t.Errorf("%+v", n.containers)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOrphan(t *testing.T) {
+	play(t, func(n *node) {
+		n.sandboxes = []pod.Sandbox{{ID: "s0", Ready: true, IPs: []string{"10.0.0.1"}}}
+		n.containers = []pod.Container{{ID: "a-1", Name: "a", State: pod.Running, SandboxID: "s0"}}
+		n.pool.Orphan(testPod("a"))
+		time.Sleep(time.Minute)
+		if n.pool.Has("u") || len(n.containers) != 0 || len(n.deleted) != 0 || len(n.statuses) != 0 {
+			t.Errorf("left: %+v, %v", n.containers, n.statuses)
+		}
+	})
+}
+
+// TestStaticReplaced: a changed file is another pod of the same name, which waits until the first is gone.
+func TestStaticReplaced(t *testing.T) {
+	play(t, func(n *node) {
+		old := testPod("a")
+		n.pool.Update(old, true)
+		synctest.Wait()
+		next := testPod("a")
+		next.UID = "v"
+		n.pool.Update(next, true)
+		n.pool.Remove("u")
+		time.Sleep(time.Minute)
+		if n.pool.Has("u") || !n.pool.Has("v") || n.running() != 1 || n.phase("v") != v1.PodRunning {
+			t.Errorf("%+v", n.containers)
+		}
+	})
+}
+
+func TestRuntimeAway(t *testing.T) {
+	play(t, func(n *node) {
+		n.failing["observe"] = errors.New("connection refused")
+		n.pool.Update(testPod("a"), false)
+		time.Sleep(10 * time.Second)
+		n.mu.Lock()
+		delete(n.failing, "observe")
+		n.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		if n.phase("u") != v1.PodRunning {
+			t.Errorf("phase %s", n.phase("u"))
+		}
+	})
+}
