@@ -168,6 +168,14 @@ func restConfig(cfg *Config) (*rest.Config, error) {
 	return rc, nil
 }
 
+// logPeriod is how often container logs are looked after; zero leaves it to the rotator.
+func logPeriod(c *kubeletconfig.KubeletConfiguration) time.Duration {
+	if c.ContainerLogMonitorInterval == nil {
+		return 0
+	}
+	return c.ContainerLogMonitorInterval.Duration
+}
+
 func orString(field *string, value string) {
 	if *field == "" {
 		*field = value

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,6 +26,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
+	"github.com/skiff-node/skiff/kubelet/runtime/rotate"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/server"
 	"github.com/skiff-node/skiff/kubelet/source"
@@ -38,7 +39,6 @@ import (
 type Kubelet struct {
 	cfg    Config
 	log    *slog.Logger
-	rest   *rest.Config         // nil without an API server
 	client kubernetes.Interface // nil without an API server
 
 	facts    machine
@@ -56,6 +56,7 @@ type Kubelet struct {
 	services *services
 	node     *node.Manager // nil without an API server
 	guard    *guard
+	rotator  *rotate.Rotator
 	server   *server.Server
 }
 
@@ -66,11 +67,12 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{})}
-	if k.rest, err = restConfig(&cfg); err != nil {
+	rc, err := restConfig(&cfg)
+	if err != nil {
 		return nil, err
 	}
-	if k.rest != nil {
-		if k.client, err = kubernetes.NewForConfig(k.rest); err != nil {
+	if rc != nil {
+		if k.client, err = kubernetes.NewForConfig(rc); err != nil {
 			return nil, fmt.Errorf("make API client: %w", err)
 		}
 	}
@@ -103,6 +105,15 @@ func (k *Kubelet) newRuntime() error {
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
 		RuntimeHandler: runtimeHandler(k.client),
 	})
+	if err != nil {
+		return err
+	}
+	calls, _ := k.runtime.CRI()
+	size, err := resource.ParseQuantity(c.ContainerLogMaxSize)
+	if err != nil || size.Value() <= 0 {
+		return fmt.Errorf("containerLogMaxSize: %q is no positive quantity", c.ContainerLogMaxSize)
+	}
+	k.rotator, err = rotate.New(rotate.Config{Runtime: calls, MaxSize: size.Value(), MaxFiles: int(*c.ContainerLogMaxFiles), Period: logPeriod(c), Log: k.log})
 	return err
 }
 
@@ -165,7 +176,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Log: k.log})
 	parts := map[string]func(context.Context) error{
 		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.Run, "sweep": k.sweep,
-		"guard": k.guard.run,
+		"guard": k.guard.run, "container logs": k.rotator.Run,
 	}
 	if k.client != nil {
 		parts["services"] = k.services.run

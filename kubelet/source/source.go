@@ -69,6 +69,7 @@ type Source struct {
 	wake     chan struct{}
 
 	// The loop's own.
+	began   time.Time
 	told    map[types.UID]string // what was told, with its version
 	ready   bool
 	statics map[types.UID]*v1.Pod
@@ -146,14 +147,23 @@ func (s *Source) Run(ctx context.Context) error {
 
 // Pauses until the next look when nothing tells of a change.
 const (
-	untilSynced = 50 * time.Millisecond
+	untilSynced = 10 * time.Millisecond
 	untilMirror = time.Second
+	// headStart is how long static pods wait for the API at start: their mirrors tell how they were before. It is short,
+	// since the API server itself may be one of them.
+	headStart = 500 * time.Millisecond
 )
 
 // pass reads the sources once, tells what has changed and puts the mirrors right.
 func (s *Source) pass(ctx context.Context) time.Duration {
-	statics := s.readDir()
 	synced := s.informer == nil || s.informer.HasSynced()
+	if s.began.IsZero() {
+		s.began = time.Now()
+	}
+	if !synced && time.Since(s.began) < headStart {
+		return untilSynced
+	}
+	statics := s.readDir()
 	var regular []*v1.Pod
 	if s.informer != nil {
 		regular = s.fromAPI()
@@ -230,10 +240,25 @@ func (s *Source) tell(statics map[types.UID]*v1.Pod, regular []*v1.Pod, synced b
 	for _, p := range all {
 		if s.told[p.UID] != now[p.UID] {
 			s.told[p.UID] = now[p.UID]
-			s.cfg.Sink.Update(p, now[p.UID] == "static")
+			static := now[p.UID] == "static"
+			if static {
+				p = s.resumed(p)
+			}
+			s.cfg.Sink.Update(p, static)
 		}
 	}
 	s.statics = statics
+}
+
+// resumed is the static pod with the status its mirror shows, if it has one: the pod ran before this kubelet did.
+func (s *Source) resumed(p *v1.Pod) *v1.Pod {
+	m := s.Mirror(p)
+	if m == nil || m.Status.StartTime == nil || m.Status.Phase == v1.PodFailed || m.Status.Phase == v1.PodSucceeded {
+		return p
+	}
+	p = p.DeepCopy()
+	p.Status = *m.Status.DeepCopy()
+	return p
 }
 
 // Mirror gives the mirror of a static pod, as last seen in the API, nil when there is none.
