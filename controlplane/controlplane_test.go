@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,8 +22,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/skiff-node/skiff/controlplane/etcd"
@@ -114,37 +117,46 @@ func (c *cluster) addNode(name, ip string) {
 
 // kubelets runs what is bound and ends what is to be deleted, until the test ends.
 func (c *cluster) kubelets() {
-	w, err := c.client.CoreV1().Pods("").Watch(c.ctx(), metav1.ListOptions{})
+	factory := informers.NewSharedInformerFactory(c.client, 0)
+	var next atomic.Int32
+	act := func(obj any) {
+		pod := obj.(*v1.Pod)
+		if pod.Spec.NodeName == "" {
+			return
+		}
+		if err := c.kubelet(pod, &next); err != nil && !apierrors.IsNotFound(err) && c.ctx().Err() == nil {
+			c.t.Log(err)
+		}
+	}
+	_, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: act, UpdateFunc: func(_, obj any) { act(obj) },
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(w.Stop)
-	go func() {
-		next := 1
-		for e := range w.ResultChan() {
-			pod, ok := e.Object.(*v1.Pod)
-			if !ok || pod.Spec.NodeName == "" || e.Type == "DELETED" {
-				continue
-			}
-			api := c.client.CoreV1().Pods(pod.Namespace)
-			if pod.DeletionTimestamp != nil {
-				zero := int64(0)
-				if err := api.Delete(c.ctx(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil && !apierrors.IsNotFound(err) {
-					c.t.Log(err)
-				}
-				continue
-			}
-			if pod.Status.Phase != v1.PodPending {
-				continue
-			}
-			next++
-			patch := fmt.Sprintf(`{"status":{"phase":"Running","podIP":"10.42.0.%d","podIPs":[{"ip":"10.42.0.%d"}],
-				"conditions":[{"type":"Ready","status":"True"},{"type":"ContainersReady","status":"True"}]}}`, next, next)
-			if _, err := api.Patch(c.ctx(), pod.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil && !apierrors.IsNotFound(err) {
-				c.t.Log(err)
-			}
-		}
-	}()
+	ctx, stop := context.WithCancel(context.Background())
+	factory.StartWithContext(ctx)
+	c.t.Cleanup(func() {
+		stop()
+		factory.Shutdown()
+	})
+}
+
+// kubelet does what a kubelet would to one pod, in no time.
+func (c *cluster) kubelet(pod *v1.Pod, next *atomic.Int32) error {
+	api := c.client.CoreV1().Pods(pod.Namespace)
+	if pod.DeletionTimestamp != nil {
+		zero := int64(0)
+		return api.Delete(c.ctx(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero})
+	}
+	if pod.Status.Phase != v1.PodPending {
+		return nil
+	}
+	ip := fmt.Sprintf("10.42.0.%d", next.Add(1)+1)
+	patch := fmt.Sprintf(`{"status":{"phase":"Running","podIP":"%s","podIPs":[{"ip":"%s"}],
+		"conditions":[{"type":"Ready","status":"True"},{"type":"ContainersReady","status":"True"}]}}`, ip, ip)
+	_, err := api.Patch(c.ctx(), pod.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+	return err
 }
 
 func template(app string) v1.PodTemplateSpec {

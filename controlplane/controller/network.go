@@ -17,30 +17,32 @@ import (
 	"github.com/skiff-node/skiff/controlplane/controller/addons"
 )
 
-// Upstream's limits of an EndpointSlice, and its immediate reaction to changes.
+// Upstream's limits of an EndpointSlice. Slices follow each change at once, since proxies and DNS live by them; the old
+// Endpoints, which nothing in the path of a packet reads, gather the changes of half a second.
 const (
-	endpointsPerSlice   = 100
-	endpointsPerMirror  = 1000
-	endpointBatchPeriod = 0
+	endpointsPerSlice  = 100
+	endpointsPerMirror = 1000
+	sliceBatch         = 0
+	endpointsBatch     = 500 * time.Millisecond
 )
 
 func endpointSlices(ctx context.Context, e *env) (func(context.Context), error) {
 	c := slicecontroller.NewController(ctx,
 		e.Informers.Core().V1().Pods(), e.Informers.Core().V1().Services(), e.Informers.Core().V1().Nodes(),
-		e.Informers.Discovery().V1().EndpointSlices(), endpointsPerSlice, e.client, endpointBatchPeriod)
+		e.Informers.Discovery().V1().EndpointSlices(), endpointsPerSlice, e.client, sliceBatch)
 	return with(workers, c.Run), nil
 }
 
 func endpointsOf(ctx context.Context, e *env) (func(context.Context), error) {
 	c := endpointcontroller.NewEndpointController(ctx,
-		e.Informers.Core().V1().Pods(), e.Informers.Core().V1().Services(), e.Informers.Core().V1().Endpoints(), e.client, endpointBatchPeriod)
+		e.Informers.Core().V1().Pods(), e.Informers.Core().V1().Services(), e.Informers.Core().V1().Endpoints(), e.client, endpointsBatch)
 	return with(workers, c.Run), nil
 }
 
 func mirroredSlices(ctx context.Context, e *env) (func(context.Context), error) {
 	c := mirrorcontroller.NewController(ctx,
 		e.Informers.Core().V1().Endpoints(), e.Informers.Discovery().V1().EndpointSlices(), e.Informers.Core().V1().Services(),
-		endpointsPerMirror, e.client, endpointBatchPeriod)
+		endpointsPerMirror, e.client, sliceBatch)
 	return with(workers, c.Run), nil
 }
 
