@@ -21,8 +21,9 @@ func kubectlCommand() *cobra.Command {
 // kubectl runs the real kubectl in this process. Where the user names no cluster, it is this machine's.
 func kubectl(args []string) int {
 	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
-		if file := adminKubeconfig(); file != "" {
+		if file, cache := adminKubeconfig(); file != "" {
 			os.Setenv(clientcmd.RecommendedConfigPathEnvVar, file)
+			os.Setenv("KUBECACHEDIR", cache) // discovery goes with the cluster, and stays out of the user's home
 		}
 	}
 	os.Args = append([]string{"kubectl"}, args...) // plugins and help texts read it
@@ -32,17 +33,18 @@ func kubectl(args []string) int {
 	return 0
 }
 
-// adminKubeconfig is the kubeconfig of the server that runs here, "" where there is none.
-func adminKubeconfig() string {
+// adminKubeconfig is the kubeconfig of the server that runs here, and a directory for kubectl's cache of it; "" where there
+// is none.
+func adminKubeconfig() (file, cache string) {
 	c := config.Default()
 	if dir := os.Getenv("SKIFF_CONFIG_DIR"); dir != "" {
 		c.Dirs.Config = dir
 	} else if effective, err := config.Load(filepath.Join(c.Dirs.Run, "server.yaml"), false); err == nil {
 		c = effective
 	}
-	file := config.AdminKubeconfig(c)
+	file = config.AdminKubeconfig(c)
 	if _, err := os.Stat(file); err != nil {
-		return ""
+		return "", ""
 	}
-	return file
+	return file, filepath.Join(c.Dirs.Run, "kubectl")
 }

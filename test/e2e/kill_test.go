@@ -38,7 +38,7 @@ func processes(t *testing.T, h *harness.Host) map[string]int {
 // pods stay Ready, and the log has no gap.
 func TestKill(t *testing.T) {
 	h := harness.NewHost(t)
-	h.MustSkiff("up")
+	h.Up()
 	apply(t, h, "hello.yaml")
 	h.Kubectl("run", "counter", "--image=localhost/skiff/probe:v1", "--restart=Never", "--", "count", "20ms")
 	h.Kubectl("wait", "--for=condition=Ready", "pod/counter", "--timeout=60s")
@@ -54,12 +54,12 @@ func TestKill(t *testing.T) {
 		now := processes(t, h)
 		return now["skiff-cri"] != 0 && now["skiff-cri"] != before["skiff-cri"] && now["skiff-keeper"] == before["skiff-keeper"], fmt.Sprint(now)
 	})
-	h.MustSkiff("up")
+	h.Up()
 	same(t, h, pods, "after kill -9 of the CRI server")
 
 	before = processes(t, h)
 	h.MustRun("kill", "-9", strconv.Itoa(before["skiff server"]), strconv.Itoa(before["skiff-cri"]))
-	h.MustSkiff("up")
+	h.Up()
 	if now := processes(t, h); now["skiff-keeper"] != before["skiff-keeper"] {
 		t.Errorf("the keeper is another one: %v, was %v", now, before)
 	}

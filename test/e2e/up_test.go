@@ -18,11 +18,11 @@ func TestUpDownPurge(t *testing.T) {
 	h := harness.NewHost(t)
 	before := h.Inventory()
 
-	first := h.MustSkiff("up")
+	first := h.Up()
 	if !strings.Contains(first, "is Ready") {
 		t.Errorf("up does not say that the node is ready:\n%s", first)
 	}
-	if again := h.MustSkiff("up"); !strings.Contains(again, "runs already") {
+	if again := h.Up(); !strings.Contains(again, "runs already") {
 		t.Errorf("a second up does not find the first:\n%s", again)
 	}
 	apply(t, h, "hello.yaml")
@@ -40,7 +40,7 @@ func TestUpDownPurge(t *testing.T) {
 	if out, err := h.Skiff("status"); err == nil {
 		t.Errorf("status succeeds after down:\n%s", out)
 	}
-	h.MustSkiff("up")
+	h.Up()
 	harness.Eventually(t, time.Minute, "the Deployment comes back after down and up", func() (bool, string) {
 		out, err := h.Skiff("kubectl", "get", "deployment", "hello", "-o", "jsonpath={.status.readyReplicas}")
 		return err == nil && out == "3", out
@@ -102,7 +102,7 @@ func TestBadInput(t *testing.T) {
 func TestBusyPort(t *testing.T) {
 	h := harness.NewHost(t)
 	registry(t, h, "0.0.0.0:6443")
-	out, err := h.Skiff("up")
+	out, err := h.Skiff("up", "--cgroup-root", h.CgroupRoot)
 	if err == nil || !strings.Contains(out, "6443") || !strings.Contains(out, "ports.api") || !strings.Contains(out, "remedy") {
 		t.Errorf("err %v, output %q: want the port, its key and a remedy", err, out)
 	}

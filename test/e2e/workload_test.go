@@ -49,7 +49,7 @@ func start(t *testing.T, h *harness.Host, name string, args ...string) (*exec.Cm
 // TestWorkloads does with kubectl what people do first.
 func TestWorkloads(t *testing.T) {
 	h := harness.NewHost(t)
-	h.MustSkiff("up")
+	h.Up()
 	registry(t, h, registryAddr)
 	t.Run("deployment", func(t *testing.T) { deployment(t, h) })
 	t.Run("examples", func(t *testing.T) { examples(t, h) })

@@ -118,8 +118,8 @@ func (h *Host) wire() {
 	if out, err := h.Outside("sh", "-c", fmt.Sprintf("ip link set lo up && ip addr add %s/24 dev eth0 && ip link set eth0 up", OutsideIP)); err != nil {
 		h.t.Fatalf("wire the outside: %v: %s", err, out)
 	}
-	// Without link-local addresses, which come a moment later, the routes stand still for an inventory.
-	h.MustRun("sh", "-c", fmt.Sprintf("ip link set eth0 addrgenmode none && ip addr add %s/24 dev eth0 && ip link set eth0 up && ip route add default via %s", h.IP, OutsideIP))
+	// Without IPv6, whose link-local addresses and routes come a moment later, an inventory stands still.
+	h.MustRun("sh", "-c", fmt.Sprintf("echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6 && ip addr add %s/24 dev eth0 && ip link set eth0 up && ip route add default via %s", h.IP, OutsideIP))
 }
 
 // Command is a command inside the host, with the built binaries first on its PATH.
@@ -169,6 +169,12 @@ func (h *Host) MustRun(name string, args ...string) string {
 // Skiff runs the skiff command in the host.
 func (h *Host) Skiff(args ...string) (string, error) {
 	return h.Run(filepath.Join(h.BinDir, "skiff"), args...)
+}
+
+// Up starts a node on the host, below the host's own cgroup parent, and returns what `skiff up` printed.
+func (h *Host) Up() string {
+	h.t.Helper()
+	return h.MustSkiff("up", "--cgroup-root", h.CgroupRoot)
 }
 
 // MustSkiff is Skiff that fails the test on an error.

@@ -22,7 +22,7 @@ func TestHostLeavesNothing(t *testing.T) {
 		inv := h.Inventory()
 		h.MustRun("sh", "-c", "touch /etc/x /run/y /var/lib/skiff/z; ip link add br0 type bridge; nft add table ip q; sleep 1000 >/dev/null 2>&1 &")
 		diff := inv.Diff(h.Inventory())
-		for _, want := range []string{"links new: br0:", "nftables new: table ip q", "files new: etc/upper/x", "files new: run/y", "files new: state/z", "processes new:"} {
+		for _, want := range []string{"links new: br0:", "nftables new: table ip q", "files new: etc/x", "files new: run/y", "files new: state/z", "processes new:"} {
 			if !strings.Contains(diff, want) {
 				t.Errorf("inventory misses %q in:\n%s", want, diff)
 			}

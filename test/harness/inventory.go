@@ -56,13 +56,26 @@ func lines(s string, cut func(string) string) []string {
 	return out
 }
 
-// files lists what the host has written: the upper layers of its overlays, /run and /var/lib/skiff.
+// files lists what the host has written: the upper layers of its overlays, /run and /var/lib/skiff. A directory that the
+// machine has too is in an upper layer as soon as something in it changes, and says nothing.
 func (h *Host) files() []string {
-	var out []string
-	for _, d := range []string{"etc/upper", "var/upper", "opt/upper", "root/upper", "state"} {
-		out = append(out, walk(filepath.Join(h.Dir, d), d)...)
+	out := append(walk(filepath.Join(h.Dir, "state"), "state"), walk(h.Path("/run"), "run")...)
+	for _, d := range []string{"etc", "var", "opt", "root"} {
+		upper := filepath.Join(h.Dir, d, "upper")
+		for _, f := range walk(upper, d) {
+			rel := strings.TrimPrefix(f, d+"/")
+			if isDir(filepath.Join(upper, rel)) && isDir(filepath.Join("/", d, rel)) {
+				continue
+			}
+			out = append(out, f)
+		}
 	}
-	return append(out, walk(h.Path("/run"), "run")...)
+	return out
+}
+
+func isDir(path string) bool {
+	st, err := os.Lstat(path)
+	return err == nil && st.IsDir()
 }
 
 func walk(root, label string) []string {

@@ -87,3 +87,9 @@ func executable(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
+
+// LinksDir is where the kubelet links container logs to, as log collectors expect.
+func LinksDir(c Config) string { return filepath.Join(filepath.Dir(c.Dirs.Pods), "containers") }
+
+// LinksDirStamp is a file that exists when skiff has made LinksDir.
+func LinksDirStamp(c Config) string { return filepath.Join(c.Dirs.State, "made-log-containers") }

@@ -104,6 +104,9 @@ func prepare(c config.Config) (*wiring, error) {
 			return nil, fmt.Errorf("make directories: %w", err)
 		}
 	}
+	if err := makeLinksDir(c); err != nil {
+		return nil, err
+	}
 	var err error
 	if w.paths, err = pki.Ensure(w.pki()); err != nil {
 		return nil, err
@@ -127,6 +130,18 @@ func prepare(c config.Config) (*wiring, error) {
 		}
 	}
 	return w, nil
+}
+
+// makeLinksDir makes the directory of log links, and notes it when it was not there.
+func makeLinksDir(c config.Config) error {
+	dir := config.LinksDir(c)
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := config.WriteFile(config.LinksDirStamp(c), nil, 0o644); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o755)
 }
 
 func (w *wiring) pki() pki.Config {

@@ -185,10 +185,10 @@ func rmdirBusy(dir string) error {
 // removeFiles removes the directories of skiff, the logs of its pods, and the files elsewhere that bear its mark.
 func removeFiles(c config.Config) error {
 	var errs []error
+	errs = append(errs, removeLinks(c))
 	for _, dir := range []string{c.Dirs.Run, c.Dirs.State, c.Dirs.Log, c.Dirs.Config, c.Dirs.Pods} {
 		errs = append(errs, removeTree(dir))
 	}
-	errs = append(errs, removeLinks(filepath.Join(filepath.Dir(c.Dirs.Pods), "containers"), c.Dirs.Pods))
 	for _, f := range config.Elsewhere(c) {
 		errs = append(errs, config.RemoveManaged(f))
 	}
@@ -207,8 +207,10 @@ func removeTree(dir string) error {
 	return err
 }
 
-// removeLinks removes the links of dir that point into target, and dir when it is then empty.
-func removeLinks(dir, target string) error {
+// removeLinks removes the links to skiff's container logs from the machine's /var/log/containers, and that directory when
+// skiff has made it.
+func removeLinks(c config.Config) error {
+	dir := config.LinksDir(c)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -218,9 +220,12 @@ func removeLinks(dir, target string) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if to, err := os.Readlink(path); err == nil && below(to, target) {
+		if to, err := os.Readlink(path); err == nil && below(to, c.Dirs.Pods) {
 			os.Remove(path)
 		}
+	}
+	if _, err := os.Stat(config.LinksDirStamp(c)); err != nil {
+		return nil
 	}
 	os.Remove(dir) // fails, as it should, when others have links there
 	return nil
