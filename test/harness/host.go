@@ -80,8 +80,8 @@ func NewHost(t TB) *Host {
 	}
 	h.Dir = dir
 	t.Cleanup(h.close)
-	h.holder = h.hold(syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS)
-	h.outside = h.hold(syscall.CLONE_NEWNET)
+	h.holder = hold(t, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWUTS)
+	h.outside = hold(t, syscall.CLONE_NEWNET)
 	h.MustRun("sh", "-c", setup, "setup", dir, h.Name)
 	h.wire()
 	return h
@@ -103,11 +103,11 @@ func binDir(t TB) string {
 }
 
 // hold starts a process that keeps namespaces alive until it is killed.
-func (h *Host) hold(flags uintptr) *exec.Cmd {
+func hold(t TB, flags uintptr) *exec.Cmd {
 	cmd := exec.Command("sleep", "infinity")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Setsid: true}
 	if err := cmd.Start(); err != nil {
-		h.t.Fatalf("make the host's namespaces: %v", err)
+		t.Fatalf("make the host's namespaces: %v", err)
 	}
 	return cmd
 }
