@@ -121,7 +121,7 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	case err != nil && status.Code(err) != codes.Unimplemented:
 		return fmt.Errorf("ask the runtime for its cgroup driver: %w", err)
 	}
-	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log,
+	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log, Node: nodeLimits(c, k.facts.memory, k.allocatable()),
 		Options: cgroup.Options{NoQuota: !*c.CPUCFSQuota, Pids: *c.PodPidsLimit}})
 	if err != nil {
 		return err
@@ -131,6 +131,21 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	}
 	k.cgroups.Store(m)
 	return nil
+}
+
+// nodeLimits bounds all pods together: their weight is that of the processors they may have, their memory what
+// kubeReserved and systemReserved leave. Hard eviction thresholds are not taken off, so that eviction can choose before the
+// kernel kills.
+func nodeLimits(c *kubeletconfig.KubeletConfiguration, memory int64, allocatable v1.ResourceList) cgroup.Limits {
+	shares := cgroup.Shares(allocatable.Cpu().MilliValue())
+	l := cgroup.Limits{Shares: &shares}
+	if kept, err := readReservation(c); err == nil {
+		if q := kept.fixed.Memory(); !q.IsZero() {
+			left := memory - q.Value()
+			l.Memory = &left
+		}
+	}
+	return l
 }
 
 // cgroups makes pods' cgroups with the manager that is known only once the runtime has answered.

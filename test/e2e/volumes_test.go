@@ -105,6 +105,7 @@ func TestVolumes(t *testing.T) {
 		return os.IsNotExist(err), fmt.Sprint(err)
 	})
 	missing(t, h)
+	overflows(t, h)
 }
 
 // nodePages asks the kubelet through the API server's proxy for what operators look at.
@@ -154,6 +155,26 @@ spec:
 	h.Kubectl("create", "configmap", "late", "--from-literal=k=here")
 	h.Kubectl("wait", "--for=condition=Ready", "pod/waits", "--timeout=10s")
 	h.Kubectl("delete", "pod", "waits", "--timeout=60s")
+}
+
+// overflows fills an emptyDir beyond its limit: the pod has to go.
+func overflows(t *testing.T, h *harness.Host) {
+	manifest(t, h, `
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy}
+spec:
+  terminationGracePeriodSeconds: 0
+  restartPolicy: Never
+  containers:
+  - {name: c, image: localhost/skiff/busybox:v1, command: [sh, -c, "dd if=/dev/zero of=/v/x bs=1k count=4000; exec sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]}
+  volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]
+`)
+	harness.Eventually(t, 60*time.Second, "the pod is evicted", func() (bool, string) {
+		out := h.Kubectl("get", "pod", "greedy", "-o", "jsonpath={.status.phase} {.status.reason}: {.status.message}")
+		return strings.HasPrefix(out, `Failed Evicted: Usage of EmptyDir volume "v" exceeds the limit "1Mi".`), out
+	})
+	h.Kubectl("delete", "pod", "greedy", "--timeout=60s")
 }
 
 // manifest applies YAML.
