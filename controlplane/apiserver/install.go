@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
@@ -134,9 +135,14 @@ func (c *lazyConverter) get() managedfields.TypeConverter {
 	return c.real
 }
 
-// ObjectToTyped implements managedfields.TypeConverter.
+// ObjectToTyped implements managedfields.TypeConverter. What is only ever posted (a Binding, a review) has no schema for
+// server-side apply; its type is deduced, or each such request would log an error.
 func (c *lazyConverter) ObjectToTyped(o runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	return c.get().ObjectToTyped(o, opts...)
+	v, err := c.get().ObjectToTyped(o, opts...)
+	if err != nil && strings.Contains(err.Error(), "no type found matching") {
+		return managedfields.NewDeducedTypeConverter().ObjectToTyped(o, opts...)
+	}
+	return v, err
 }
 
 // TypedToObject implements managedfields.TypeConverter.
