@@ -193,6 +193,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		return nil
 	}
 	m.once.Do(func() { close(m.registered) })
+	m.cfg.Event(v1.EventTypeNormal, "Starting", "Starting kubelet.")
 	var group sync.WaitGroup
 	defer group.Wait()
 	group.Go(func() { m.renewLease(ctx) })

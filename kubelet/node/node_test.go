@@ -136,6 +136,11 @@ func TestFromRegistrationToReady(t *testing.T) {
 	}
 	mu.Unlock()
 	eventually(t, "the event", func() bool { mu.Lock(); defer mu.Unlock(); return slices.Contains(events, "NodeReady") })
+	mu.Lock()
+	if want := []string{"NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeNotReady", "Starting"}; !slices.Equal(events[:5], want) {
+		t.Errorf("events %q", events)
+	}
+	mu.Unlock()
 	eventually(t, "the lease", func() bool {
 		l, err := client.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(ctx, "n1", metav1.GetOptions{})
 		return err == nil && *l.Spec.HolderIdentity == "n1" && *l.Spec.LeaseDurationSeconds == 40 && len(l.OwnerReferences) == 1

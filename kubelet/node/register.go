@@ -53,6 +53,7 @@ func (m *Manager) tryRegister(ctx context.Context) error {
 	if !changed(got.Status, want.Status) { // else the server keeps status apart, and the first sync sends it
 		m.reported = time.Now()
 	}
+	m.announce(&v1.Node{}, want)
 	m.cfg.Log.Info("registered the node", "node", want.Name)
 	return nil
 }
