@@ -376,3 +376,49 @@ func work(ctx context.Context, runtime cri.RuntimeServiceClient, config *cri.Pod
 	}
 	_, _ = runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: box.PodSandboxId})
 }
+
+// TestKilledWhileStopping leaves records as a server does that is killed between writing that a sandbox stops and
+// stopping it: the next one completes the stop although a container runs.
+func TestKilledWhileStopping(t *testing.T) {
+	h := newHost(t)
+	config := h.sandboxConfig("stopping")
+	box := h.runSandbox(config)
+	id := h.start(box, containerConfig("app", "trap '' TERM; while true; do sleep 1; done"), config)
+	h.kill()
+	path := filepath.Join(h.dir, "run", "records", "sandboxes", box+".json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	torn := bytes.Replace(text, []byte(`"Phase":"ready"`), []byte(`"Phase":"stopping"`), 1)
+	if bytes.Equal(torn, text) {
+		t.Fatalf("the record says nothing of its phase: %s", text)
+	}
+	if err := os.WriteFile(path, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.up()
+	if s := h.status(id); s.State != cri.ContainerState_CONTAINER_EXITED || s.ExitCode != 137 {
+		t.Errorf("the container: %v", s)
+	}
+	h.remove(box)
+	h.nothingLeft()
+}
+
+// TestTornRecord writes garbage over a sandbox's record: the next server discards it, ends its container and sweeps.
+func TestTornRecord(t *testing.T) {
+	h := newHost(t)
+	config := h.sandboxConfig("torn")
+	box := h.runSandbox(config)
+	h.start(box, containerConfig("app", "sleep 1000"), config)
+	h.kill()
+	if err := os.WriteFile(filepath.Join(h.dir, "run", "records", "sandboxes", box+".json"), []byte(`{"version":1,"obj`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.up()
+	list, err := h.runtime.ListContainers(t.Context(), &cri.ListContainersRequest{})
+	if err != nil || len(list.Containers) != 0 {
+		t.Errorf("%v, %v", list, err)
+	}
+	h.nothingLeft()
+}

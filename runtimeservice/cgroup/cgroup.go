@@ -3,6 +3,7 @@
 package cgroup
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,6 +101,23 @@ func (r Root) RemoveEmpty(cgroup, stop string) {
 			_ = unix.Rmdir(dir)
 		}
 		cgroup = filepath.Dir(cgroup)
+	}
+}
+
+// Sweep removes the children of a cgroup that are named like an object of ours, by 64 hex digits, but are not known
+// and hold no process.
+func (r Root) Sweep(parent string, known map[string]bool) {
+	for _, dir := range r.dirs(parent) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // this hierarchy has no such cgroup
+		}
+		for _, e := range entries {
+			raw, err := hex.DecodeString(e.Name())
+			if err == nil && len(raw) == 32 && e.IsDir() && !known[e.Name()] {
+				_ = removeTree(filepath.Join(dir, e.Name()))
+			}
+		}
 	}
 }
 

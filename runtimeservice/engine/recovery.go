@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice"
@@ -31,8 +30,22 @@ func (e *Engine) Recover(ctx context.Context) error {
 	if err := e.reconcile(ctx, kept); err != nil {
 		return err
 	}
-	e.finish(ctx)
+	e.whileFollowing(ctx, func() { e.finish(ctx) })
 	return e.retain(ctx)
+}
+
+// whileFollowing runs fn, which may wait for the end of processes, while the keeper's events are applied.
+func (e *Engine) whileFollowing(ctx context.Context, fn func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var follower sync.WaitGroup
+	follower.Go(func() {
+		if err := e.follow(ctx); ctx.Err() == nil {
+			e.core.log.Warn("lost the keeper while recovering", "error", err)
+		}
+	})
+	fn()
+	cancel()
+	follower.Wait()
 }
 
 // load reads the records. Those of an earlier boot stand for nothing any more: they are undone like torn ones, which
@@ -213,27 +226,15 @@ func (e *Engine) retain(ctx context.Context) error {
 	return nil
 }
 
-// sweep removes the mounts and directories of unknown ids.
+// sweep removes the mounts, directories, namespaces and pod cgroups of unknown ids.
 func (c *core) sweep(known map[string]bool) error {
 	for _, parent := range []string{c.containerDir(""), c.sandboxDir("")} {
 		if err := rootfs.Sweep(parent, known); err != nil {
 			return err
 		}
 	}
-	entries, err := os.ReadDir(c.nsDir())
-	if err != nil {
-		return fmt.Errorf("look for leftovers: %w", err)
-	}
-	for _, entry := range entries {
-		id, kind, _ := strings.Cut(entry.Name(), "-")
-		if known[id] || (kind != "ipc" && kind != "uts") {
-			continue
-		}
-		if err := namespace.Unpin(filepath.Join(c.nsDir(), entry.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
+	c.cgroups.Sweep(c.cfg.CgroupParent, known)
+	return namespace.Sweep(c.nsDir(), known)
 }
 
 // Run follows the keeper until ctx is done. When the connection breaks it connects anew, to a new keeper where

@@ -92,6 +92,25 @@ func Unpin(paths ...string) error {
 	return errors.Join(errs...)
 }
 
+// Sweep unpins the IPC and UTS namespaces in dir, "<id>-ipc" and "<id>-uts", whose id is not known. The network
+// namespaces beside them are the network's.
+func Sweep(dir string, known map[string]bool) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look for leftovers: %w", err)
+	}
+	for _, entry := range entries {
+		id, kind, _ := strings.Cut(entry.Name(), "-")
+		if known[id] || (kind != "ipc" && kind != "uts") {
+			continue
+		}
+		if err := Unpin(filepath.Join(dir, entry.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Do runs fn on a thread inside the network namespace pinned at path.
 func Do(path string, fn func() error) error {
 	return onThread(func() error {
