@@ -26,6 +26,7 @@ type options struct {
 	output string
 	runs   int
 	only   string
+	loop   string
 }
 
 func main() {
@@ -36,6 +37,7 @@ func main() {
 	flag.StringVar(&o.output, "o", "table", "table, markdown or json")
 	flag.IntVar(&o.runs, "runs", 20, "pods that are started one after the other")
 	flag.StringVar(&o.only, "only", "pods,pull,node", "what to measure")
+	flag.StringVar(&o.loop, "loop", "", "instead, repeat on skiff alone until Ctrl-C, for profilers: pod or exec")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -71,6 +73,9 @@ func run(o options) error {
 
 // measure runs each chosen part, in an order that leaves no other host busy.
 func measure(b *bench, o options) error {
+	if o.loop != "" {
+		return loop(b, o.loop)
+	}
 	chosen := strings.Split(o.only, ",")
 	for _, c := range chosen {
 		if !slices.Contains([]string{"pods", "pull", "node"}, c) {

@@ -139,13 +139,16 @@ func (p *peer) down(b *bench, into timings, o pod) error {
 
 // exec runs a program in a container that runs.
 func (p *peer) exec(b *bench, into timings, o pod) error {
-	return p.call(b, into, callExec, func(ctx context.Context) error {
+	before := cpu(p.host)
+	err := p.call(b, into, callExec, func(ctx context.Context) error {
 		r, err := p.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: o.container, Cmd: []string{"/bin/true"}, Timeout: 30})
 		if err == nil && r.ExitCode != 0 {
 			err = fmt.Errorf("exit code %d: %s", r.ExitCode, r.Stderr)
 		}
 		return err
 	})
+	into[cpuExec] = append(into[cpuExec], cpu(p.host)-before)
+	return err
 }
 
 // pods measures single pods, then a crowd.
@@ -204,17 +207,9 @@ func serial(b *bench, peers []*peer, runs int, taken map[*peer]timings) error {
 			if i < warm {
 				into = timings{}
 			}
-			before := cpu(p.host)
-			o, err := p.up(b, into, fmt.Sprintf("serial-%d", i))
-			if err != nil {
+			if err := p.cycle(b, into, fmt.Sprintf("serial-%d", i)); err != nil {
 				return err
 			}
-			between := cpu(p.host)
-			if err := p.down(b, into, o); err != nil {
-				return err
-			}
-			into[cpuStart] = append(into[cpuStart], between-before)
-			into[cpuStop] = append(into[cpuStop], cpu(p.host)-between)
 		}
 		if (i+1)%5 == 0 {
 			b.say("pod start and stop: %d of %d", i+1, runs+warm)
@@ -239,11 +234,9 @@ func execs(b *bench, peers []*peer, taken map[*peer]timings) error {
 			if i < 2 {
 				into = timings{}
 			}
-			before := cpu(p.host)
 			if err := p.exec(b, into, running[p]); err != nil {
 				return err
 			}
-			into[cpuExec] = append(into[cpuExec], cpu(p.host)-before)
 		}
 	}
 	for _, p := range peers {

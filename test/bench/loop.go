@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// loop repeats one thing on skiff alone until Ctrl-C, for profilers: "pod" starts and stops pods, "exec" runs programs
+// in one. It says once a second how long it takes.
+func loop(b *bench, what string) error {
+	if !slices.Contains([]string{"pod", "exec"}, what) {
+		return fmt.Errorf("-loop %q: want pod or exec", what)
+	}
+	archive, err := writeImages(b)
+	if err != nil {
+		return err
+	}
+	p, err := startSkiff(b, archive)
+	if err != nil {
+		return err
+	}
+	o, err := p.up(b, timings{}, "loop")
+	if err != nil {
+		return err
+	}
+	into, said := timings{}, time.Now()
+	for i := 0; b.ctx.Err() == nil; i++ {
+		if what == "exec" {
+			err = p.exec(b, into, o)
+		} else {
+			err = p.cycle(b, into, fmt.Sprintf("loop-%d", i))
+		}
+		if err != nil {
+			return err
+		}
+		if time.Since(said) < time.Second {
+			continue
+		}
+		for name, samples := range into {
+			b.say("%-46s p50 %7.2f ms, min %7.2f, of %d", name, stats(samples).P50, stats(samples).Min, len(samples))
+		}
+		into, said = timings{}, time.Now()
+	}
+	return b.ctx.Err()
+}
+
+// cycle starts and stops one pod, and notes the processor time of both.
+func (p *peer) cycle(b *bench, into timings, name string) error {
+	before := cpu(p.host)
+	o, err := p.up(b, into, name)
+	if err != nil {
+		return err
+	}
+	between := cpu(p.host)
+	if err := p.down(b, into, o); err != nil {
+		return err
+	}
+	into[cpuStart] = append(into[cpuStart], between-before)
+	into[cpuStop] = append(into[cpuStop], cpu(p.host)-between)
+	return nil
+}
