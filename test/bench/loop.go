@@ -3,14 +3,21 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // loop repeats one thing on skiff alone until Ctrl-C, for profilers: "pod" starts and stops pods, "exec" runs programs
 // in one. It says once a second how long it takes.
 func loop(b *bench, what string) error {
-	if !slices.Contains([]string{"pod", "exec"}, what) {
-		return fmt.Errorf("-loop %q: want pod or exec", what)
+	if !slices.Contains([]string{"pod", "exec", "pod-seccomp", "exec-seccomp"}, what) {
+		return fmt.Errorf("-loop %q: want pod, exec, pod-seccomp or exec-seccomp", what)
+	}
+	profile := unconfined
+	if strings.HasSuffix(what, "-seccomp") {
+		profile = confined
 	}
 	archive, err := writeImages(b)
 	if err != nil {
@@ -20,16 +27,16 @@ func loop(b *bench, what string) error {
 	if err != nil {
 		return err
 	}
-	o, err := p.up(b, timings{}, "loop")
+	o, err := p.up(b, timings{}, "loop", profile)
 	if err != nil {
 		return err
 	}
 	into, said := timings{}, time.Now()
 	for i := 0; b.ctx.Err() == nil; i++ {
-		if what == "exec" {
+		if strings.HasPrefix(what, "exec") {
 			err = p.exec(b, into, o)
 		} else {
-			err = p.cycle(b, into, fmt.Sprintf("loop-%d", i))
+			err = p.cycle(b, into, fmt.Sprintf("loop-%d", i), profile)
 		}
 		if err != nil {
 			return err
@@ -46,9 +53,9 @@ func loop(b *bench, what string) error {
 }
 
 // cycle starts and stops one pod, and notes the processor time of both.
-func (p *peer) cycle(b *bench, into timings, name string) error {
+func (p *peer) cycle(b *bench, into timings, name string, profile runtimeapi.SecurityProfile_ProfileType) error {
 	before := cpu(p.host)
-	o, err := p.up(b, into, name)
+	o, err := p.up(b, into, name, profile)
 	if err != nil {
 		return err
 	}

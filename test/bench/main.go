@@ -37,7 +37,7 @@ func main() {
 	flag.StringVar(&o.output, "o", "table", "table, markdown or json")
 	flag.IntVar(&o.runs, "runs", 20, "pods that are started one after the other")
 	flag.StringVar(&o.only, "only", "pods,pull,node", "what to measure")
-	flag.StringVar(&o.loop, "loop", "", "instead, repeat on skiff alone until Ctrl-C, for profilers: pod or exec")
+	flag.StringVar(&o.loop, "loop", "", "instead, repeat on skiff alone until Ctrl-C, for profilers: pod, exec, pod-seccomp or exec-seccomp")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -107,7 +107,8 @@ func writeImages(b *bench) (string, error) {
 	}
 	archive := filepath.Join(dir, "images.tar")
 	return archive, images.BuildArchive(archive, map[string]images.Spec{
-		appImage:   {Files: map[string]images.File{"/app": program, "/bin/busybox": shell}, Links: map[string]string{"/bin/true": "busybox"}, Entrypoint: []string{"/app"}},
+		appImage: {Files: map[string]images.File{"/app": program, "/bin/busybox": shell}, Links: map[string]string{"/bin/true": "busybox"},
+			Dirs: []string{"/dev", "/etc", "/proc", "/sys"}, Entrypoint: []string{"/app"}},
 		pauseImage: {Files: map[string]images.File{"/pause": program}, Entrypoint: []string{"/pause"}},
 	})
 }

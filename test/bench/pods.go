@@ -51,7 +51,7 @@ const (
 )
 
 // up starts a pod as a kubelet does.
-func (p *peer) up(b *bench, into timings, name string) (pod, error) {
+func (p *peer) up(b *bench, into timings, name string, profile runtimeapi.SecurityProfile_ProfileType) (pod, error) {
 	out := pod{name: name}
 	logs := "/var/log/pods/bench_" + name
 	if err := os.MkdirAll(p.host.Path(logs), 0o755); err != nil {
@@ -77,7 +77,7 @@ func (p *peer) up(b *bench, into timings, name string) (pod, error) {
 		Labels: map[string]string{"io.kubernetes.container.name": "app"},
 		Linux: &runtimeapi.LinuxContainerConfig{
 			Resources:       &runtimeapi.LinuxContainerResources{CpuShares: 102, CpuPeriod: 100000, CpuQuota: 50000, MemoryLimitInBytes: 64 * mib},
-			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: box.Linux.SecurityContext.NamespaceOptions, Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}},
+			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: box.Linux.SecurityContext.NamespaceOptions, Seccomp: &runtimeapi.SecurityProfile{ProfileType: profile}},
 		},
 	}
 	err = p.call(b, into, callCreate, func(ctx context.Context) error {
@@ -151,41 +151,61 @@ func (p *peer) exec(b *bench, into timings, o pod) error {
 	return err
 }
 
+const (
+	unconfined = runtimeapi.SecurityProfile_Unconfined
+	confined   = runtimeapi.SecurityProfile_RuntimeDefault
+)
+
+func newTimings(peers []*peer) map[*peer]timings {
+	out := map[*peer]timings{}
+	for _, p := range peers {
+		out[p] = timings{}
+	}
+	return out
+}
+
 // pods measures single pods, then a crowd.
 func pods(b *bench, peers []*peer, runs int) error {
-	taken := map[*peer]timings{}
-	for _, p := range peers {
-		taken[p] = timings{}
-	}
-	if err := serial(b, peers, runs, taken); err != nil {
+	plain, err := serial(b, peers, runs, unconfined)
+	if err != nil {
 		return err
 	}
-	if err := execs(b, peers, taken); err != nil {
+	b.say("the same with the default seccomp profile")
+	filtered, err := serial(b, peers, runs/3+1, confined)
+	if err != nil {
 		return err
-	}
-	line := func(name, goal string) row {
-		r := row{Name: name, Goal: goal}
-		for _, p := range peers {
-			*p.side(&r) = stats(taken[p][name])
-		}
-		return r
-	}
-	total := func(name, goal string, parts ...string) row {
-		r := sumRow(peers, taken, parts)
-		r.Name, r.Goal = name, goal
-		return r
 	}
 	b.report.add(fmt.Sprintf("Pod start, image present, %d runs", runs), "ms",
-		line(callRun, ""), line(callCreate, ""), line(callStart, ""), total("all three", "≤ 30 ms", callRun, callCreate, callStart), line(firstLine, ""), line(cpuStart, ""))
+		line(peers, plain, callRun, ""), line(peers, plain, callCreate, ""), line(peers, plain, callStart, ""),
+		sum(peers, plain, row{Name: "all three", Goal: "≤ 30 ms"}, callRun, callCreate, callStart),
+		line(peers, plain, firstLine, ""), line(peers, plain, cpuStart, ""),
+		sum(peers, filtered, row{Name: "all three, RuntimeDefault seccomp"}, callRun, callCreate, callStart))
 	b.report.add("Pod stop", "ms",
-		line(callStop, ""), line(callStopBox, ""), line(callRemove, ""), total("all three", "≤ 25 ms", callStop, callStopBox, callRemove), line(cpuStop, ""))
-	b.report.add(fmt.Sprintf("Exec, %d runs", execRuns), "ms", line(callExec, "≤ 15 ms"), line(cpuExec, ""))
+		line(peers, plain, callStop, ""), line(peers, plain, callStopBox, ""), line(peers, plain, callRemove, ""),
+		sum(peers, plain, row{Name: "all three", Goal: "≤ 25 ms"}, callStop, callStopBox, callRemove),
+		line(peers, plain, cpuStop, ""))
+	if plain, err = execs(b, peers, unconfined); err != nil {
+		return err
+	}
+	if filtered, err = execs(b, peers, confined); err != nil {
+		return err
+	}
+	b.report.add(fmt.Sprintf("Exec, %d runs", execRuns), "ms", line(peers, plain, callExec, "≤ 15 ms"), line(peers, plain, cpuExec, ""),
+		sum(peers, filtered, row{Name: callExec + ", RuntimeDefault seccomp"}, callExec))
 	return crowds(b, peers)
 }
 
-// sumRow adds up the phases run by run.
-func sumRow(peers []*peer, taken map[*peer]timings, names []string) row {
-	var r row
+// line is the row of one kind of sample.
+func line(peers []*peer, taken map[*peer]timings, name, goal string) row {
+	r := row{Name: name, Goal: goal}
+	for _, p := range peers {
+		*p.side(&r) = stats(taken[p][name])
+	}
+	return r
+}
+
+// sum adds up kinds of samples run by run.
+func sum(peers []*peer, taken map[*peer]timings, r row, names ...string) row {
 	for _, p := range peers {
 		sums := make([]float64, len(taken[p][names[0]]))
 		for _, name := range names {
@@ -199,7 +219,8 @@ func sumRow(peers []*peer, taken map[*peer]timings, names []string) row {
 }
 
 // serial starts and stops pods one after the other, in turn on each server. Two rounds warm up.
-func serial(b *bench, peers []*peer, runs int, taken map[*peer]timings) error {
+func serial(b *bench, peers []*peer, runs int, profile runtimeapi.SecurityProfile_ProfileType) (map[*peer]timings, error) {
+	taken := newTimings(peers)
 	const warm = 2
 	for i := range runs + warm {
 		for _, p := range peers {
@@ -207,24 +228,25 @@ func serial(b *bench, peers []*peer, runs int, taken map[*peer]timings) error {
 			if i < warm {
 				into = timings{}
 			}
-			if err := p.cycle(b, into, fmt.Sprintf("serial-%d", i)); err != nil {
-				return err
+			if err := p.cycle(b, into, fmt.Sprintf("serial-%d", i), profile); err != nil {
+				return nil, err
 			}
 		}
 		if (i+1)%5 == 0 {
 			b.say("pod start and stop: %d of %d", i+1, runs+warm)
 		}
 	}
-	return nil
+	return taken, nil
 }
 
-func execs(b *bench, peers []*peer, taken map[*peer]timings) error {
+func execs(b *bench, peers []*peer, profile runtimeapi.SecurityProfile_ProfileType) (map[*peer]timings, error) {
+	taken := newTimings(peers)
 	b.say("exec")
 	running := map[*peer]pod{}
 	for _, p := range peers {
-		o, err := p.up(b, timings{}, "exec")
+		o, err := p.up(b, timings{}, "exec", profile)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		running[p] = o
 	}
@@ -235,16 +257,16 @@ func execs(b *bench, peers []*peer, taken map[*peer]timings) error {
 				into = timings{}
 			}
 			if err := p.exec(b, into, running[p]); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	for _, p := range peers {
 		if err := p.down(b, timings{}, running[p]); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return taken, nil
 }
 
 const (
@@ -265,7 +287,7 @@ func crowds(b *bench, peers []*peer) error {
 		before := overhead(usage(p.host))
 		all := make([]pod, crowd)
 		took, err := parallel(func(i int) (err error) {
-			all[i], err = p.up(b, timings{}, fmt.Sprintf("crowd-%d", i))
+			all[i], err = p.up(b, timings{}, fmt.Sprintf("crowd-%d", i), unconfined)
 			return err
 		})
 		if err != nil {
