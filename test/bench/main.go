@@ -59,13 +59,11 @@ func run(o options) error {
 	b := newBench(ctx, r)
 	err := b.guard(func() error { return measure(b, o) })
 	r.Machine.LoadEnd = load()
-	if cerr := b.close(); err == nil {
-		err = cerr
-	}
-	if ctx.Err() != nil {
+	left := b.close()
+	if ctx.Err() != nil && left == nil {
 		return errors.New("interrupted; nothing is left behind")
 	}
-	if err != nil {
+	if err = errors.Join(err, left); err != nil {
 		return err
 	}
 	return r.print(os.Stdout, o.output)
