@@ -93,7 +93,7 @@ func deployment(t *testing.T, h *harness.Host) {
 		out := h.Kubectl("get", "pods", "-l", "app=web", "--no-headers")
 		return strings.Count(out, "1/1") == 2 && !strings.Contains(out, victim), out
 	})
-	describe := h.Kubectl("describe", "pods", "-l", "app=web")
+	describe := h.Kubectl("describe", "pod", strings.Fields(h.Kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"))[0])
 	for _, want := range []string{"Successfully assigned", "Started", "Ready"} {
 		if !strings.Contains(describe, want) {
 			t.Errorf("describe misses %q:\n%s", want, describe)
@@ -139,7 +139,7 @@ func examples(t *testing.T, h *harness.Host) {
 // streams tests what goes through the kubelet: logs, exec, attach and port-forward.
 func streams(t *testing.T, h *harness.Host) {
 	h.Kubectl("run", "counter", "--image=localhost/skiff/probe:v1", "--restart=Never", "--", "count", "50ms")
-	h.Kubectl("run", "shell", "--image=localhost/skiff/busybox:v1", "--restart=Never", "-i", "--", "sh", "-c", "exec sleep 1000")
+	h.Kubectl("run", "shell", "--image=localhost/skiff/busybox:v1", "--restart=Never", "--", "sleep", "1000")
 	h.Kubectl("run", "server", "--image=localhost/skiff/hello:v1", "--restart=Never", "--port=8080")
 	h.Kubectl("wait", "--for=condition=Ready", "pod/counter", "pod/shell", "pod/server", "--timeout=60s")
 
@@ -174,16 +174,16 @@ func streams(t *testing.T, h *harness.Host) {
 func names(t *testing.T, h *harness.Host) {
 	h.Kubectl("create", "deployment", "named", "--image=localhost/skiff/hello:v1")
 	h.Kubectl("expose", "deployment", "named", "--port=80", "--target-port=8080")
-	h.Kubectl("run", "asker", "--image=localhost/skiff/busybox:v1", "--restart=Never", "--", "sleep", "1000")
+	h.Kubectl("run", "asker", "--image=localhost/skiff/probe:v1", "--restart=Never", "--", "sleep", "1000s")
 	h.Kubectl("rollout", "status", "deployment/named", "--timeout=60s")
 	h.Kubectl("wait", "--for=condition=Ready", "pod/asker", "--timeout=60s")
 	for _, name := range []string{"named", "named.default", "named.default.svc.cluster.local"} {
-		harness.Eventually(t, 30*time.Second, "wget http://"+name, func() (bool, string) {
-			out, err := h.Skiff("kubectl", "exec", "asker", "--", "wget", "-q", "-T", "3", "-O", "-", "http://"+name+"/")
+		harness.Eventually(t, 30*time.Second, "GET http://"+name, func() (bool, string) {
+			out, err := h.Skiff("kubectl", "exec", "asker", "--", "/probe", "get", "http://"+name+"/")
 			return err == nil && strings.HasPrefix(out, "Hello from named-"), out
 		})
 	}
-	if out, err := h.Skiff("kubectl", "exec", "asker", "--", "nslookup", "nobody.default.svc.cluster.local"); err == nil {
+	if out, err := h.Skiff("kubectl", "exec", "asker", "--", "/probe", "lookup", "nobody.default.svc.cluster.local"); err == nil {
 		t.Errorf("a name that nobody has resolves: %s", out)
 	}
 	h.Kubectl("delete", "service/named", "deployment/named", "pod/asker", "--grace-period=1")
