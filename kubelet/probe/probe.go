@@ -176,6 +176,7 @@ type prober struct {
 	kind      Kind
 	spec      *v1.Probe
 	counter   counter
+	passed    bool // one check has succeeded
 }
 
 func (pr *prober) run(ctx context.Context) {
@@ -200,10 +201,33 @@ func (pr *prober) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Reset(period)
-		if pr.once(ctx) {
+		if next := time.Now().Add(period); pr.once(ctx) || pr.hasten(ctx, next) {
 			return
 		}
 	}
+}
+
+// firstHaste is the pause before the first check between two regular ones; each further one is twice as long.
+const firstHaste = 20 * time.Millisecond
+
+// hasten checks a container that is not up yet more often than its period, until the next regular check. A program needs
+// some milliseconds before it listens: without this, the first check comes too early and the pod is ready a whole period too
+// late. Only success counts here; failures are the regular checks' to count and to report. Checks by exec are too dear.
+func (pr *prober) hasten(ctx context.Context, until time.Time) (ended bool) {
+	if pr.kind == Liveness || pr.spec.Exec != nil || pr.passed {
+		return false
+	}
+	for wait := firstHaste; time.Now().Add(wait).Before(until); wait *= 2 {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-time.After(wait):
+		}
+		if ok, _, err := pr.manager.cfg.Checker.Check(ctx, pr.spec, &pr.target); ok && err == nil {
+			return pr.take(true)
+		}
+	}
+	return false
 }
 
 // attempts at a check that could not be made.
@@ -230,6 +254,12 @@ func (pr *prober) once(ctx context.Context) (ended bool) {
 	if !ok {
 		pr.manager.cfg.Events.Warning(pr.pod, name, "Unhealthy", "%s probe failed: %s", pr.kind, output)
 	}
+	return pr.take(ok)
+}
+
+// take counts a result, publishes the verdict when its threshold is reached, and tells whether the probe has ended.
+func (pr *prober) take(ok bool) (ended bool) {
+	pr.passed = pr.passed || ok
 	verdict, reached := pr.counter.count(ok, pr.spec)
 	if !reached {
 		return false

@@ -61,6 +61,41 @@ func probeOf(name string, failures int32) *v1.Probe {
 	return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{name}}}, PeriodSeconds: 10, FailureThreshold: failures, SuccessThreshold: 1}
 }
 
+// late answers no until a moment, and counts the failures that were reported.
+type late struct {
+	from     time.Time
+	reported int
+}
+
+func (l *late) Check(context.Context, *v1.Probe, *Target) (bool, string, error) {
+	return !time.Now().Before(l.from), "connection refused", nil
+}
+
+func (l *late) Warning(*v1.Pod, string, string, string, ...any) { l.reported++ }
+
+// TestReadyWhenItListens has a program that listens after 150 ms: it is ready a moment later, not a period later, and
+// only the regular check has reported a failure. A check by exec is not hastened.
+func TestReadyWhenItListens(t *testing.T) {
+	for name, handler := range map[string]v1.ProbeHandler{
+		"tcp":  {TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt32(80)}},
+		"exec": {Exec: &v1.ExecAction{Command: []string{"x"}}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &late{from: time.Now().Add(150 * time.Millisecond)}
+			m := New(Config{Checker: l, Events: l, Changed: func(types.UID) {}, Log: slog.New(slog.DiscardHandler)})
+			defer m.Close()
+			p := &v1.Pod{}
+			p.UID = "u"
+			c := &v1.Container{Name: "a", ReadinessProbe: &v1.Probe{ProbeHandler: handler, PeriodSeconds: 10, FailureThreshold: 1, SuccessThreshold: 1}}
+			m.Sync(p, []Target{{ID: "c1", Spec: c, Started: time.Now()}})
+			time.Sleep(400 * time.Millisecond)
+			if ready := m.Verdicts("u")["c1"].Readiness == pod.Success; ready != (name == "tcp") || l.reported != 1 {
+				t.Errorf("%s: ready %v, %d failures reported", name, ready, l.reported)
+			}
+		})
+	}
+}
+
 func TestProbesOfAContainer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{answers: map[string]bool{}, checks: map[string]int{}}
