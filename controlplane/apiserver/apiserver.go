@@ -273,10 +273,28 @@ func (s *Server) Run(ctx context.Context) error {
 		s.generic.Destroy()
 		return errors.Join(s.generic.SecureServingInfo.Listener.Close(), ignore(err, ctx.Err()))
 	}
-	if err := s.generic.PrepareRun().RunWithContext(ctx); err != nil {
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		s.awaitHooks()
+		stop()
+	})()
+	if err := s.generic.PrepareRun().RunWithContext(serving); err != nil {
 		return fmt.Errorf("API server: %w", err)
 	}
 	return nil
+}
+
+// hooksPatience bounds how long a stop waits for a start that is still under way.
+const hooksPatience = 10 * time.Second
+
+// awaitHooks waits until the server has become ready. The library ends the whole process when a post-start hook is
+// interrupted ("PostStartHook crd-informer-synced failed: context canceled"), so a stop lets them finish first.
+func (s *Server) awaitHooks() {
+	select {
+	case <-s.ready:
+	case <-time.After(hooksPatience):
+	}
 }
 
 // ignore drops an error that only says that the context ended.
