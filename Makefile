@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin
 SUDO    := $(shell [ $$(id -u) -eq 0 ] || echo sudo)
-SKIFF   := $(SUDO) $(BIN)/skiff
+SKIFF   := $(strip $(SUDO) $(BIN)/skiff)
 DIRS    := cmd cri imageservice runtimeservice network kubelet proxy controlplane test
 
 # What comes from Debian: to build (a C compiler and libseccomp for the keeper), to make the example images

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Deploys hello.yaml on the running cluster, waits, and fetches one answer through the Service's cluster IP.
 set -euo pipefail
-cd "$(dirname "$0")"
+dir=$(dirname "$0")
 k="${SKIFF:-skiff} kubectl"
-case "$k" in bin/*|"sudo bin/"*) cd .. && dir=examples ;; *) dir=. ;; esac
 
 echo
 $k apply -f "$dir/hello.yaml"

@@ -24,8 +24,9 @@ import (
 // step is one named part of stopping. Every step succeeds on what is gone already, so `skiff down` can be repeated
 // after any failure or kill.
 type step struct {
-	name string
-	run  func(context.Context, config.Config) error
+	name   string
+	guards bool // a failure keeps purge from removing files
+	run    func(context.Context, config.Config) error
 }
 
 // Down stops the node and everything on it. With purge it also removes every file that skiff made.
@@ -35,30 +36,35 @@ func Down(ctx context.Context, c config.Config, purge bool, p *term.Printer) err
 		return err
 	}
 	defer unlock()
-	if err := stopNode(ctx, c, p); err != nil {
+	err = stopNode(ctx, c, p)
+	if !purge || errors.Is(err, errUnsafe) {
 		return err
 	}
-	if !purge {
-		return nil
-	}
-	if err := removeFiles(c); err != nil {
-		return fmt.Errorf("remove files: %w", err)
+	if ferr := removeFiles(c); ferr != nil {
+		return errors.Join(err, fmt.Errorf("remove files: %w", ferr))
 	}
 	p.Step(true, "files", "removed")
-	return nil
+	return err
 }
+
+// errUnsafe marks the failure of a step after which files may still be in use or have something mounted on them: nothing is
+// removed then.
+var errUnsafe = errors.New("files are kept")
 
 // stopNode runs every step, also after one failed, and returns all errors.
 func stopNode(ctx context.Context, c config.Config, p *term.Printer) error {
 	var errs []error
 	for _, s := range []step{
-		{"server", stopServer},
-		{"pods", stopPods},
-		{"proxy rules", removeProxyRules},
-		{"mounts", unmountAll},
-		{"cgroups", removeCgroups},
+		{"server", true, stopServer},
+		{"pods", true, stopPods},
+		{"proxy rules", false, removeProxyRules},
+		{"mounts", true, unmountAll},
+		{"cgroups", false, removeCgroups},
 	} {
 		err := s.run(ctx, c)
+		if err != nil && s.guards {
+			err = fmt.Errorf("%w (%w)", err, errUnsafe)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
 			p.Step(false, s.name, err.Error())
