@@ -16,6 +16,7 @@ import (
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -224,9 +225,17 @@ func (c *ControlPlane) runUpper(ctx context.Context) error {
 }
 
 func (c *ControlPlane) controllers() (*controller.Manager, error) {
+	api := c.api.Loopback()
+	api.QPS, api.UserAgent = -1, "skiff-controllers"
+	client, err := kubernetes.NewForConfig(api)
+	if err != nil {
+		return nil, fmt.Errorf("controllers: make a client: %w", err)
+	}
 	return controller.New(controller.Config{
-		API:            c.api.Loopback(),
-		Informers:      c.api.Informers(),
+		API: c.api.Loopback(),
+		// The controllers' own factory: the API server's informers run already, and upstream's constructors register handlers
+		// before they set what those handlers use (disruption crashes on its nil lister).
+		Informers:      informers.NewSharedInformerFactory(client, 0),
 		ClusterCAFile:  c.paths.CA.Cert,
 		SigningCert:    c.paths.CA.Cert,
 		SigningKey:     c.paths.CA.Key,

@@ -36,7 +36,7 @@ var ErrLost = errors.New("controllers: the leader's lease was lost")
 // Config says where and how to run.
 type Config struct {
 	API       *rest.Config                    // required: a privileged client of the API server
-	Informers informers.SharedInformerFactory // required: shared with others; Run starts what is not started
+	Informers informers.SharedInformerFactory // required: not started by others before all controllers are built; Run starts it
 
 	ClusterCAFile string // required: certificate that pods verify the API server with, PEM
 	SigningCert   string // certificate and key that sign certificate requests; without them none are signed

@@ -53,13 +53,14 @@ const OutsideIP = "192.168.77.1"
 
 // setup turns fresh namespaces into a host: $1 is its directory, $2 its name. /etc, /var, /opt and /root are the
 // machine's, covered by an overlay that takes what is written; /run is empty; /var/lib/skiff is a real directory,
-// because one overlay cannot be the upper layer of another.
+// because one overlay cannot be the upper layer of another. A node that the machine itself runs is hidden.
 const setup = `set -e
 mount --make-rprivate /
 for d in etc var opt root; do
   mkdir -p "$1/$d/upper" "$1/$d/work"
   mount -t overlay overlay -o "lowerdir=/$d,upperdir=$1/$d/upper,workdir=$1/$d/work" "/$d"
 done
+rm -rf /etc/skiff /etc/crictl.yaml /etc/cni /var/log/skiff /var/log/pods /var/log/containers /var/lib/skiff /root/.kube
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p "$1/state" /var/lib/skiff
 mount --bind "$1/state" /var/lib/skiff
