@@ -63,7 +63,7 @@ spec:
 // TestVolumes looks into a pod's volumes, changes what they show, and sees them go.
 func TestVolumes(t *testing.T) {
 	h := harness.NewHost(t)
-	h.MustSkiff("up")
+	h.Up()
 	manifest(t, h, volumesPod)
 	h.Kubectl("wait", "--for=condition=Ready", "pod/volumes", "--timeout=60s")
 	sh := func(script string) string {
