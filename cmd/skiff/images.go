@@ -46,6 +46,16 @@ func imagesCommand() *cobra.Command {
 
 type connect func() (*api.Client, error)
 
+// use connects for the time of one function.
+func (c connect) use(f func(*api.Client) error) error {
+	cl, err := c()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	return f(cl)
+}
+
 // explain adds what to do when no CRI server listens.
 func explain(err error) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
@@ -61,32 +71,29 @@ func listImages(client connect) *cobra.Command {
 		Short: "list the images",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			all, err := cl.List(cmd.Context())
-			if err != nil {
-				return explain(err)
-			}
-			p := term.New(os.Stdout)
-			if output != "" {
-				return p.Object(output, all)
-			}
-			var rows [][]string
-			for _, img := range all {
-				names := img.RepoTags
-				if len(names) == 0 {
-					names = append(img.RepoDigests, "<none>")[:1]
+			return client.use(func(cl *api.Client) error {
+				all, err := cl.List(cmd.Context())
+				if err != nil {
+					return explain(err)
 				}
-				for _, n := range names {
-					rows = append(rows, []string{n, short(img.ID), term.Bytes(img.Size)})
+				p := term.New(os.Stdout)
+				if output != "" {
+					return p.Object(output, all)
 				}
-			}
-			sort.Slice(rows, func(i, j int) bool { return rows[i][0] < rows[j][0] })
-			p.Table([]string{"IMAGE", "ID", "SIZE"}, rows)
-			return nil
+				var rows [][]string
+				for _, img := range all {
+					names := img.RepoTags
+					if len(names) == 0 {
+						names = append(img.RepoDigests, "<none>")[:1]
+					}
+					for _, n := range names {
+						rows = append(rows, []string{n, short(img.ID), term.Bytes(img.Size)})
+					}
+				}
+				sort.Slice(rows, func(i, j int) bool { return rows[i][0] < rows[j][0] })
+				p.Table([]string{"IMAGE", "ID", "SIZE"}, rows)
+				return nil
+			})
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
@@ -105,25 +112,22 @@ func pullImage(client connect) *cobra.Command {
 		Short: "pull an image from its registry",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			p := term.New(os.Stdout)
-			seen := map[string]string{}
-			img, err := cl.Pull(cmd.Context(), imageservice.PullRequest{Reference: args[0], Progress: func(pr imageservice.Progress) {
-				if seen[pr.Digest] == pr.Stage {
-					return
+			return client.use(func(cl *api.Client) error {
+				p := term.New(os.Stdout)
+				seen := map[string]string{}
+				img, err := cl.Pull(cmd.Context(), imageservice.PullRequest{Reference: args[0], Progress: func(pr imageservice.Progress) {
+					if seen[pr.Digest] == pr.Stage {
+						return
+					}
+					seen[pr.Digest] = pr.Stage
+					p.Step(true, pr.Stage, short(pr.Digest)+" "+size(pr.Total))
+				}})
+				if err != nil {
+					return explain(err)
 				}
-				seen[pr.Digest] = pr.Stage
-				p.Step(true, pr.Stage, short(pr.Digest)+" "+size(pr.Total))
-			}})
-			if err != nil {
-				return explain(err)
-			}
-			p.Note("%s", img.ID)
-			return nil
+				p.Note("%s", img.ID)
+				return nil
+			})
 		},
 	}
 }
@@ -141,27 +145,24 @@ func importImages(client connect) *cobra.Command {
 		Short: "import images from OCI or docker archives (- for standard input)",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			p := term.New(os.Stdout)
-			for _, file := range args {
-				in, err := open(file)
-				if err != nil {
-					return err
+			return client.use(func(cl *api.Client) error {
+				p := term.New(os.Stdout)
+				for _, file := range args {
+					in, err := open(file)
+					if err != nil {
+						return err
+					}
+					imgs, err := cl.Import(cmd.Context(), in)
+					in.Close()
+					if err != nil {
+						return fmt.Errorf("import %s: %w", file, explain(err))
+					}
+					for _, img := range imgs {
+						p.Note("%s  %s", short(img.ID), strings.Join(img.RepoTags, " "))
+					}
 				}
-				imgs, err := cl.Import(cmd.Context(), in)
-				in.Close()
-				if err != nil {
-					return fmt.Errorf("import %s: %w", file, explain(err))
-				}
-				for _, img := range imgs {
-					p.Note("%s  %s", short(img.ID), strings.Join(img.RepoTags, " "))
-				}
-			}
-			return nil
+				return nil
+			})
 		},
 	}
 }
@@ -180,24 +181,21 @@ func exportImages(client connect) *cobra.Command {
 		Short: "write images as one archive that is both OCI and docker readable",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if file == "" || file == "-" {
-				return explain(cl.Export(cmd.Context(), os.Stdout, args))
-			}
-			out, err := os.Create(file + ".tmp")
-			if err != nil {
-				return err
-			}
-			err = errors.Join(cl.Export(cmd.Context(), out, args), out.Close())
-			if err != nil {
-				os.Remove(file + ".tmp")
-				return explain(err)
-			}
-			return os.Rename(file+".tmp", file)
+			return client.use(func(cl *api.Client) error {
+				if file == "" || file == "-" {
+					return explain(cl.Export(cmd.Context(), os.Stdout, args))
+				}
+				out, err := os.Create(file + ".tmp")
+				if err != nil {
+					return err
+				}
+				err = errors.Join(cl.Export(cmd.Context(), out, args), out.Close())
+				if err != nil {
+					os.Remove(file + ".tmp")
+					return explain(err)
+				}
+				return os.Rename(file+".tmp", file)
+			})
 		},
 	}
 	c.Flags().StringVarP(&file, "output", "o", "", "file to write (default standard output)")
@@ -211,16 +209,13 @@ func removeImage(client connect) *cobra.Command {
 		Short:   "remove images by reference or id",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			var errs []error
-			for _, ref := range args {
-				errs = append(errs, explain(cl.Remove(cmd.Context(), ref)))
-			}
-			return errors.Join(errs...)
+			return client.use(func(cl *api.Client) error {
+				var errs []error
+				for _, ref := range args {
+					errs = append(errs, explain(cl.Remove(cmd.Context(), ref)))
+				}
+				return errors.Join(errs...)
+			})
 		},
 	}
 }
