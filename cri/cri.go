@@ -65,6 +65,7 @@ func New(c Config) (*Server, error) {
 		containerHandlers: containerHandlers{c.Runtime.Containers},
 		processHandlers:   processHandlers{c.Runtime, streams},
 		statsHandlers:     statsHandlers{c.Runtime.Meters},
+		metricsHandlers:   metricsHandlers{c.Runtime.Meters},
 		eventHandlers:     eventHandlers{c.Runtime.Events},
 	})
 	runtimeapi.RegisterImageServiceServer(s.grpc, &imageServer{imageHandlers: imageHandlers{c.Images}})
@@ -94,6 +95,7 @@ type runtimeServer struct {
 	containerHandlers
 	processHandlers
 	statsHandlers
+	metricsHandlers
 	eventHandlers
 	runtimeFallback
 }

@@ -108,6 +108,8 @@ type Meters interface {
 	ListContainerStats(ctx context.Context, f Filter) ([]ContainerStats, error)
 	SandboxStats(ctx context.Context, id string) (SandboxStats, error)
 	ListSandboxStats(ctx context.Context, f Filter) ([]SandboxStats, error)
+	// ListDetails measures all ready sandboxes and their running containers, in full.
+	ListDetails(ctx context.Context) ([]SandboxDetail, error)
 }
 
 // Events tells what changes.

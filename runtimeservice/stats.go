@@ -61,8 +61,9 @@ type ContainerStats struct {
 
 // InterfaceUsage counts a network interface.
 type InterfaceUsage struct {
-	Name                                 string
-	RxBytes, RxErrors, TxBytes, TxErrors uint64
+	Name                                    string
+	RxBytes, RxErrors, RxPackets, RxDropped uint64
+	TxBytes, TxErrors, TxPackets, TxDropped uint64
 }
 
 // SandboxStats is the measure of a sandbox; the first interface is the default one.

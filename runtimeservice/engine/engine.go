@@ -21,9 +21,9 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
+	"github.com/skiff-node/skiff/runtimeservice/meters"
 	"github.com/skiff-node/skiff/runtimeservice/session"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
-	"github.com/skiff-node/skiff/runtimeservice/stats"
 	"github.com/skiff-node/skiff/runtimeservice/table"
 )
 
@@ -56,7 +56,7 @@ type Engine struct {
 	core       *core
 	sandboxes  *sandboxes
 	containers *containers
-	meters     *meters
+	meters     *meters.Meters
 	seen       uint64 // the keeper's last event that reconcile knows of
 }
 
@@ -105,7 +105,7 @@ func assemble(c *core) *Engine {
 	e.sandboxes = &sandboxes{core: c, parts: &sandboxParts{core: c}}
 	e.containers = &containers{core: c, parts: &containerParts{core: c, sandboxes: e.sandboxes.parts}}
 	e.sandboxes.containers = e.containers
-	e.meters = &meters{core: c, sandboxes: e.sandboxes, samples: &stats.Sampler{Root: c.cgroups}}
+	e.meters = meters.New(measured{c}, c.cfg.Images, c.cgroups)
 	return e
 }
 

@@ -142,3 +142,20 @@ func (f fakeMeters) ListSandboxStats(ctx context.Context, filter runtimeservice.
 	}
 	return out, err
 }
+
+func (f fakeMeters) ListDetails(ctx context.Context) ([]runtimeservice.SandboxDetail, error) {
+	boxes, err := fakeSandboxes(f).ListSandboxes(ctx, runtimeservice.Filter{State: string(runtimeservice.SandboxReady)})
+	var out []runtimeservice.SandboxDetail
+	for _, s := range boxes {
+		d := runtimeservice.SandboxDetail{Sandbox: s, Cgroup: "/pods/" + s.ID, Interfaces: []runtimeservice.InterfaceUsage{{Name: "eth0", RxBytes: 7}}}
+		containers, err := fakeContainers(f).ListContainers(ctx, runtimeservice.Filter{SandboxID: s.ID, State: string(runtimeservice.ContainerRunning)})
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range containers {
+			d.Containers = append(d.Containers, runtimeservice.ContainerDetail{Container: c, Cgroup: d.Cgroup + "/" + c.ID, Detail: runtimeservice.Detail{Usage: runtimeservice.Usage{At: time.Now()}}})
+		}
+		out = append(out, d)
+	}
+	return out, err
+}

@@ -25,7 +25,7 @@ func parseNetwork(text string) []runtimeservice.InterfaceUsage {
 		name, rest, found := strings.Cut(line, ":")
 		name = strings.TrimSpace(name)
 		columns := strings.Fields(rest)
-		if !found || name == "lo" || len(columns) < 11 {
+		if !found || name == "lo" || len(columns) < 12 {
 			continue
 		}
 		number := func(column int) uint64 {
@@ -33,7 +33,8 @@ func parseNetwork(text string) []runtimeservice.InterfaceUsage {
 			return v
 		}
 		out = append(out, runtimeservice.InterfaceUsage{
-			Name: name, RxBytes: number(0), RxErrors: number(2), TxBytes: number(8), TxErrors: number(10),
+			Name: name, RxBytes: number(0), RxPackets: number(1), RxErrors: number(2), RxDropped: number(3),
+			TxBytes: number(8), TxPackets: number(9), TxErrors: number(10), TxDropped: number(11),
 		})
 	}
 	return out

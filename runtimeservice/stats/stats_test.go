@@ -137,9 +137,9 @@ func TestParseNetwork(t *testing.T) {
 	got := parseNetwork(`Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo:     1       1    0    0    0     0          0         0        1       1    0    0    0     0       0          0
-  eth0:  1234      10    2    0    0     0          0         0     5678      20    3    0    0     0       0          0
+  eth0:  1234      10    2    4    0     0          0         0     5678      20    3    1    0     0       0          0
 `)
-	want := runtimeservice.InterfaceUsage{Name: "eth0", RxBytes: 1234, RxErrors: 2, TxBytes: 5678, TxErrors: 3}
+	want := runtimeservice.InterfaceUsage{Name: "eth0", RxBytes: 1234, RxPackets: 10, RxErrors: 2, RxDropped: 4, TxBytes: 5678, TxPackets: 20, TxErrors: 3, TxDropped: 1}
 	if len(got) != 1 || got[0] != want {
 		t.Errorf("%+v", got)
 	}
