@@ -48,6 +48,9 @@ func (s conditioner) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodCon
 		containersReady,
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
 	}
+	if mayRestartAll(&s.d.Pod.Spec) {
+		made = append(made, s.restartingAll(final))
+	}
 	for _, c := range made {
 		c.ObservedGeneration = s.d.Pod.Generation
 		c.LastTransitionTime = s.since(c)
@@ -87,6 +90,29 @@ func (s conditioner) readyToStart() v1.PodCondition {
 		c.Status, c.Reason, c.Message = v1.ConditionFalse, "PodSandboxNotReady", why
 	}
 	return c
+}
+
+// restartingAll tells of a restart of all containers, until the last of them has been removed.
+func (s conditioner) restartingAll(final v1.PodPhase) v1.PodCondition {
+	c := v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionFalse}
+	switch {
+	case final == v1.PodSucceeded:
+		c.Reason = "PodCompleted"
+	case final == v1.PodFailed:
+		c.Reason = "PodFailed"
+	case s.restarting && restartingAll(s.d.Pod, s.o):
+		c.Status, c.Reason, c.Message = v1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
+	}
+	return c
+}
+
+func wasRestartingAll(st *v1.PodStatus) bool {
+	for _, c := range st.Conditions {
+		if c.Type == v1.AllContainersRestarting {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
 }
 
 // roll calls containers by name and sorts out those that are unknown or fail the test.

@@ -1,6 +1,9 @@
 package pod
 
 import (
+	"slices"
+	"strings"
+
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -10,9 +13,12 @@ const (
 	killedCode    = 137
 	reasonUnknown = "ContainerStatusUnknown"
 	lostMessage   = "The container could not be located when the pod was terminated"
+
+	reasonRestartingAll = "RestartingAllContainers"
+	restartingMessage   = "The container is removed because RestartAllContainers in place"
 )
 
-// containers makes the statuses of one list of containers, in the order of the spec.
+// containers makes the statuses of one list of containers: of init containers in the order of the spec, of others by name.
 func (s *stater) containers(specs []v1.Container, old []v1.ContainerStatus, init bool) []v1.ContainerStatus {
 	before := map[string]*v1.ContainerStatus{}
 	for i := range old {
@@ -28,6 +34,9 @@ func (s *stater) containers(specs []v1.Container, old []v1.ContainerStatus, init
 		s.readiness(c, &st, init)
 		list = append(list, st)
 	}
+	if !init {
+		slices.SortStableFunc(list, func(a, b v1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
+	}
 	return list
 }
 
@@ -36,8 +45,8 @@ func (s *stater) containers(specs []v1.Container, old []v1.ContainerStatus, init
 func (s *stater) container(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
 	var history []*Container
 	for i := range s.o.Containers {
-		if s.o.Containers[i].Name == c.Name {
-			history = append(history, &s.o.Containers[i])
+		if one := &s.o.Containers[i]; one.Name == c.Name && !s.o.Unborn(one) {
+			history = append(history, one)
 		}
 	}
 	if len(history) == 0 {
@@ -60,6 +69,9 @@ func (s *stater) container(c *v1.Container, old *v1.ContainerStatus) v1.Containe
 
 // vanished is the status of a container that the runtime does not know: not yet created, or removed.
 func (s *stater) vanished(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
+	if s.restarting && old != nil && old.State.Waiting == nil {
+		return removedToRestart(c, old)
+	}
 	if old != nil && old.State.Terminated != nil {
 		return *old.DeepCopy()
 	}
@@ -86,6 +98,14 @@ func (s *stater) vanished(c *v1.Container, old *v1.ContainerStatus) v1.Container
 	return st
 }
 
+// removedToRestart is the status of a container that was removed to restart all of the pod.
+func removedToRestart(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
+	return v1.ContainerStatus{Name: c.Name, Image: c.Image, VolumeMounts: volumeMounts(c), RestartCount: old.RestartCount + 1,
+		State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reasonRestartingAll, Message: restartingMessage}},
+		LastTerminationState: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: reasonRestartingAll,
+			Message: restartingMessage, ExitCode: killedCode}}}
+}
+
 func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStatus) v1.ContainerStatus {
 	id := s.f.Runtime + "://" + c.ID
 	st := v1.ContainerStatus{Name: c.Name, RestartCount: int32(c.Restarts), Image: c.Image, ImageID: c.ImageID, ContainerID: id,
@@ -96,6 +116,9 @@ func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStat
 	switch c.State {
 	case Running:
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt)}
+		if old != nil && old.State.Terminated != nil && old.RestartCount >= int32(c.Restarts) {
+			st.RestartCount = old.RestartCount + 1 // the one before was removed, see restartAll
+		}
 	case Exited:
 		// An exit does not change any more, but the termination message can be read only once.
 		if old != nil && old.ContainerID == id && old.State.Terminated != nil && old.State.Terminated.ContainerID == id {
@@ -107,6 +130,9 @@ func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStat
 	case Unknown:
 		if old != nil && old.State.Running != nil {
 			st.State.Terminated = &v1.ContainerStateTerminated{Reason: reasonUnknown, Message: lostMessage, ExitCode: killedCode}
+			if s.restarting {
+				st.State.Terminated.Reason = reasonRestartingAll
+			}
 			st.RestartCount = old.RestartCount + 1
 			break
 		}

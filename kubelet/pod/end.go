@@ -17,7 +17,7 @@ func (pl *planner) end() {
 	running := pl.runningByName()
 	for i := range pl.o.Containers {
 		c := &pl.o.Containers[i]
-		if !alive(c) {
+		if !pl.o.alive(c) {
 			continue
 		}
 		k, begun := pl.o.Kills[c.ID]
@@ -40,13 +40,15 @@ func (pl *planner) end() {
 	pl.acts.Done = len(pl.acts.StopSandboxes) == 0
 }
 
-// alive tells whether a process of the container may exist.
-func alive(c *Container) bool { return c.State == Running || c.State == Unknown }
+// alive tells whether a process of the container may exist. One in state unknown counts until the runtime has stopped it.
+func (o *Observed) alive(c *Container) bool {
+	return c.State == Running || (c.State == Unknown && o.Kills[c.ID].Stop != Over)
+}
 
 func (pl *planner) runningByName() map[string]bool {
 	running := map[string]bool{}
 	for i := range pl.o.Containers {
-		if alive(&pl.o.Containers[i]) {
+		if pl.o.alive(&pl.o.Containers[i]) {
 			running[pl.o.Containers[i].Name] = true
 		}
 	}
@@ -90,7 +92,7 @@ func (pl *planner) kill(c *Container, k Kill, turn bool) {
 	left := k.Deadline.Sub(pl.now)
 	if k.Hook == NotBegun {
 		k.Hook = Over
-		if hasPreStop(pl.d.Pod, c.Name) && left > 0 && k.Cause != CausePostStart {
+		if hasPreStop(pl.d.Pod, c.Name) && left > 0 && k.Cause != CauseRestartAll {
 			k.Hook, step.RunHook = Underway, true
 		}
 	}
@@ -182,7 +184,7 @@ func wanted(d Desired, st *v1.PodStatus, finished bool, now time.Time) *End {
 		return nil
 	}
 	if past(p, now) {
-		return &End{Deadline: deadline, Phase: v1.PodFailed, Reason: "DeadlineExceeded",
+		return &End{Deadline: deadline, Phase: v1.PodFailed, Reason: ReasonDeadline,
 			Message: "Pod was active on the node longer than the specified deadline"}
 	}
 	if finished || (terminal && !d.Static) || (st != nil && (st.Phase == v1.PodFailed || st.Phase == v1.PodSucceeded)) {
@@ -196,6 +198,9 @@ func wanted(d Desired, st *v1.PodStatus, finished bool, now time.Time) *End {
 func deletion(d Desired, now time.Time) *End {
 	return &End{Deadline: now.Add(Grace(d.Pod, "", ""))}
 }
+
+// ReasonDeadline is the reason of a pod that ran longer than its activeDeadlineSeconds.
+const ReasonDeadline = "DeadlineExceeded"
 
 // past tells whether activeDeadlineSeconds is over, counted from the pod's start on this node.
 func past(p *v1.Pod, now time.Time) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/tools/txtar"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -28,22 +30,27 @@ var update = flag.Bool("update", false, "write the answers into the scripts")
 //	sandbox ready|dead [ip=IP] [host]   a new sandbox (ready), or the newest one has died
 //	run|create C                        the runtime has a new instance of container C
 //	start C                             the instance created runs now
-//	exit C CODE [reason=R]              the newest instance of C has ended
+//	exit C CODE [reason=R] [message=M]  the newest instance of C has ended
 //	lost C                              the newest instance of C is in state unknown
+//	reap                                the runtime has removed what the last plan said
+//	cap DURATION                        the configured cap of the back-off
 //	gone C                              the runtime knows no instance of C any more
 //	probe C startup|readiness|liveness ok|fail
 //	fault C REASON RETRY                C could not be started, retry after RETRY; "pod" stands for the whole pod
 //	clear C                             and then it could
 //	hook C                              the preStop hook of C has ended
+//	poststart C begun|ok|failed         the postStart hook of C, which runs
 //	busy | idle                         a start is under way, or none
 //	clock +DURATION
 //	delete GRACE                        the API has a deletion with that grace period, in seconds
 //	evict GRACE REASON                  the kubelet ends the pod
 //	reject REASON                       the node refuses the pod
 //	restart                             the kubelet has been restarted: what it had in memory is gone
-//	set FIELD VALUE                     the API changes: image.C, phase
+//	set FIELD VALUE                     the API changes: image.C, cpu.C, phase, condition.TYPE, ephemeral (a new one of that name)
 //	plan                                decide; the answer is what to do. Stop calls are noted as begun.
 //	status                              the answer is what the API is told
+//	condition TYPE                      one condition of the last status, in full
+//	container C                         one container of the last status, in full
 func TestHistories(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -136,19 +143,19 @@ func (w *world) do(f []string) []string {
 		c := w.newest(f[1])
 		c.State, c.StartedAt = pod.Running, w.now
 	case "exit":
-		w.exit(f[1], arg(2), arg(3))
+		w.exit(f[1], arg(2), f[3:])
 	case "lost":
 		w.newest(f[1]).State = pod.Unknown
+	case "reap":
+		w.o.Containers = slices.DeleteFunc(w.o.Containers, func(c pod.Container) bool { return slices.Contains(w.acts.Remove, c.ID) })
+	case "cap":
+		w.o.MaxBackoff = duration(w.t, f[1])
 	case "gone":
 		w.gone(f[1])
 	case "probe":
 		w.probe(f[1], f[2], f[3])
 	case "fault":
-		retry, err := time.ParseDuration(f[3])
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		w.o.Faults[name(f[1])] = pod.Fault{Reason: f[2], Message: "it failed", At: w.now, Retry: w.now.Add(retry)}
+		w.o.Faults[name(f[1])] = pod.Fault{Reason: f[2], Message: "it failed", At: w.now, Retry: w.now.Add(duration(w.t, f[3]))}
 	case "clear":
 		delete(w.o.Faults, name(f[1]))
 	case "hook":
@@ -156,14 +163,26 @@ func (w *world) do(f []string) []string {
 		k := w.o.Kills[c.ID]
 		k.Hook = pod.Over
 		w.o.Kills[c.ID] = k
+	case "poststart":
+		c := w.newest(f[1])
+		w.o.Hooking = nil
+		if f[2] == "begun" {
+			w.o.Hooking = map[string]bool{f[1]: true}
+		}
+		if f[2] != "failed" {
+			return nil
+		}
+		w.o.Faults[f[1]] = pod.Fault{Reason: "PostStartHookError", Message: "it failed", At: w.now, Retry: w.now.Add(time.Second)}
+		w.o.Kills[c.ID] = pod.Kill{Cause: pod.CausePostStart, Message: "FailedPostStartHook",
+			Deadline: w.now.Add(pod.Grace(w.d.Pod, f[1], pod.CausePostStart))}
+	case "condition":
+		return w.condition(f[1])
+	case "container":
+		return w.container(f[1])
 	case "busy", "idle":
 		w.o.Busy = f[0] == "busy"
 	case "clock":
-		d, err := time.ParseDuration(strings.TrimPrefix(f[1], "+"))
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		w.now = w.now.Add(d)
+		w.now = w.now.Add(duration(w.t, strings.TrimPrefix(f[1], "+")))
 	case "delete":
 		grace, _ := strconv.ParseInt(f[1], 10, 64)
 		p := w.d.Pod.DeepCopy()
@@ -181,7 +200,7 @@ func (w *world) do(f []string) []string {
 			w.d.Pod = w.d.Pod.DeepCopy()
 			w.d.Pod.Status = *w.last
 		}
-		w.last, w.d.End, w.o.Busy = nil, nil, false
+		w.last, w.d.End, w.o.Busy, w.o.Hooking = nil, nil, false, nil
 		w.o.Kills, w.o.Crashes, w.o.Faults = map[string]pod.Kill{}, map[string]pod.Crash{}, map[string]pod.Fault{}
 	case "set":
 		w.set(f[1], f[2])
@@ -193,6 +212,14 @@ func (w *world) do(f []string) []string {
 		w.t.Fatalf("unknown command %q", f[0])
 	}
 	return nil
+}
+
+func duration(t *testing.T, s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func name(s string) string {
@@ -256,7 +283,7 @@ func (w *world) newest(name string) *pod.Container {
 	return nil
 }
 
-func (w *world) exit(name, code, reason string) {
+func (w *world) exit(name, code string, options []string) {
 	c := w.newest(name)
 	n, err := strconv.Atoi(code)
 	if err != nil {
@@ -266,8 +293,13 @@ func (w *world) exit(name, code, reason string) {
 	if n != 0 {
 		c.Reason = "Error"
 	}
-	if r, ok := strings.CutPrefix(reason, "reason="); ok {
-		c.Reason = r
+	for _, o := range options {
+		if r, ok := strings.CutPrefix(o, "reason="); ok {
+			c.Reason = r
+		}
+		if m, ok := strings.CutPrefix(o, "message="); ok {
+			c.Message = m
+		}
 	}
 }
 
@@ -304,6 +336,18 @@ func (w *world) set(field, value string) {
 	p.Generation++
 	if c, ok := strings.CutPrefix(field, "image."); ok {
 		pod.Find(p, c).Image = value
+	}
+	if c, ok := strings.CutPrefix(field, "cpu."); ok {
+		pod.Find(p, c).Resources = v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}}
+	}
+	if t, ok := strings.CutPrefix(field, "condition."); ok {
+		p.Status.Conditions = append(p.Status.Conditions, v1.PodCondition{Type: v1.PodConditionType(t), Status: v1.ConditionStatus(value),
+			LastTransitionTime: metav1.NewTime(w.now)})
+	}
+	if field == "ephemeral" {
+		e := v1.EphemeralContainer{}
+		e.Name, e.Image = value, "img"
+		p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, e)
 	}
 	if field == "phase" {
 		p.Status.Phase = v1.PodPhase(value)
@@ -425,6 +469,38 @@ func (w *world) status() []string {
 		}
 	}
 	return append(out, strings.TrimSpace(line))
+}
+
+func (w *world) condition(name string) []string {
+	for _, c := range w.last.Conditions {
+		if string(c.Type) == name {
+			return []string{strings.TrimSpace(fmt.Sprintf("%s %s: %s since=%v generation=%d", c.Status, c.Reason, c.Message,
+				c.LastTransitionTime.Sub(time.Unix(1000, 0)), c.ObservedGeneration))}
+		}
+	}
+	return []string{"none"}
+}
+
+func (w *world) container(name string) []string {
+	for _, list := range [][]v1.ContainerStatus{w.last.InitContainerStatuses, w.last.ContainerStatuses, w.last.EphemeralContainerStatuses} {
+		for _, c := range list {
+			if c.Name != name {
+				continue
+			}
+			out := fmt.Sprintf("id=%s image=%s started=%v ready=%v restarts=%d", c.ContainerID, c.Image, *c.Started, c.Ready, c.RestartCount)
+			if t := c.State.Terminated; t != nil {
+				out += fmt.Sprintf(" ended: %s(%d) %q", t.Reason, t.ExitCode, t.Message)
+			}
+			if s := c.State.Waiting; s != nil {
+				out += fmt.Sprintf(" waits: %s %q", s.Reason, s.Message)
+			}
+			if t := c.LastTerminationState.Terminated; t != nil {
+				out += fmt.Sprintf(" last: %s(%d) %q", t.Reason, t.ExitCode, t.Message)
+			}
+			return []string{out}
+		}
+	}
+	return []string{"none"}
 }
 
 func describeState(s v1.ContainerState) string {

@@ -44,6 +44,9 @@ func (pl *planner) run() {
 	if at := ActiveDeadline(pl.d.Pod); !at.IsZero() {
 		pl.again(at)
 	}
+	if pl.restartAll() {
+		return
+	}
 	attempt, why := newSandbox(pl.d.Pod, pl.o)
 	if why != "" {
 		pl.renew(attempt)
@@ -71,14 +74,19 @@ func (pl *planner) renew(attempt uint32) {
 		pl.acts.Finished = true
 		return
 	}
-	running := false
+	running := pl.runningByName()
 	for i := range pl.o.Containers {
-		if c := &pl.o.Containers[i]; c.State == Running {
-			running = true
-			pl.kill(c, Kill{Cause: CauseUnknown, Message: "Stopping container " + c.Name}, true)
+		c := &pl.o.Containers[i]
+		if !pl.o.alive(c) {
+			continue
 		}
+		k, begun := pl.o.Kills[c.ID]
+		if !begun {
+			k = Kill{Cause: CauseUnknown, Message: "Stopping container " + c.Name}
+		}
+		pl.kill(c, k, pl.turn(c.Name, running))
 	}
-	if running {
+	if len(running) > 0 {
 		return
 	}
 	for _, s := range pl.o.Sandboxes {
@@ -232,9 +240,9 @@ func (pl *planner) start(c *v1.Container) {
 		limit := pl.o.maxBackoff()
 		crash, known := pl.o.Crashes[c.Name]
 		if !known {
-			crash, known = pl.o.recalled(last, limit)
+			crash, known = pl.o.recalled(c, last, limit)
 		}
-		if known && last.FinishedAt.Sub(crash.At) > 2*limit {
+		if crash.Of != crashOf(c) || last.FinishedAt.Sub(crash.At) > 2*limit {
 			known = false
 		}
 		if until := last.FinishedAt.Add(crash.Delay); known && pl.now.Before(until) {
@@ -242,6 +250,7 @@ func (pl *planner) start(c *v1.Container) {
 			return
 		}
 		st.Crash = nextCrash(crash, known, limit, pl.now)
+		st.Crash.Of = crashOf(c)
 	}
 	pl.starts = append(pl.starts, st)
 }
@@ -277,13 +286,16 @@ func (o *Observed) maxBackoff() time.Duration {
 
 // recalled works out the back-off that a kubelet before this one kept, from how long it left between the last two
 // instances.
-func (o *Observed) recalled(last *Container, limit time.Duration) (Crash, bool) {
+func (o *Observed) recalled(c *v1.Container, last *Container, limit time.Duration) (Crash, bool) {
+	if last.Hash != 0 && last.Hash != Hash(c) {
+		return Crash{}, false
+	}
 	for i := range o.Containers {
 		before := &o.Containers[i]
 		if before.Name != last.Name || before.Restarts >= last.Restarts || before.State != Exited {
 			continue
 		}
-		kept := Crash{Delay: min(firstBackoff, limit), At: last.CreatedAt}
+		kept := Crash{Delay: min(firstBackoff, limit), At: last.CreatedAt, Of: crashOf(c)}
 		for gap := last.CreatedAt.Sub(before.FinishedAt); kept.Delay < limit && kept.Delay <= gap; {
 			kept.Delay = min(2*kept.Delay, limit)
 		}
@@ -291,6 +303,9 @@ func (o *Observed) recalled(last *Container, limit time.Duration) (Crash, bool) 
 	}
 	return Crash{}, false
 }
+
+// crashOf names what a back-off is about: what the user may change to cure the container.
+func crashOf(c *v1.Container) string { return c.Image + "/" + c.Resources.String() }
 
 // nextCrash is the back-off after one more restart: 10 s, doubled each time, until limit.
 func nextCrash(crash Crash, known bool, limit time.Duration, now time.Time) Crash {
@@ -312,6 +327,9 @@ func (pl *planner) crashLoop(c *v1.Container, crash Crash, until time.Time) {
 // tidy lists dead containers and sandboxes that no status needs: of each name the two newest containers are kept (the
 // state and the last state), of the sandboxes the newest and those with a container that is kept.
 func (pl *planner) tidy() {
+	if len(pl.acts.Remove) > 0 {
+		return // all of them go, see restartAll
+	}
 	kept := map[string]int{}
 	used := map[string]bool{}
 	for _, c := range pl.o.Containers {

@@ -118,6 +118,8 @@ type Crash struct {
 	Delay time.Duration
 	// At is when Delay was last raised: the time of the last restart.
 	At time.Time
+	// Of is what was restarted, see crashOf: another image or other resources begin with a clean slate.
+	Of string
 }
 
 // Fault is why a container that should run does not.
@@ -163,6 +165,8 @@ const (
 	CauseChanged   Cause = "changed"
 	CauseUnknown   Cause = "unknown"
 	CausePostStart Cause = "postStart"
+	// CauseRestartAll: a container's rule restarts all of the pod (KEP-5532). No hook runs and no grace is given.
+	CauseRestartAll Cause = "restartAll"
 )
 
 // Observed is what is.
@@ -178,6 +182,9 @@ type Observed struct {
 	Faults  map[string]Fault
 	// Busy: a start (of a sandbox or of containers) is under way.
 	Busy bool
+	// Hooking: the postStart hook of the newest instance of this name runs. Until it is over, the container does not
+	// count as running for anybody outside.
+	Hooking map[string]bool
 	// MaxBackoff caps the restart back-off; zero means 5 minutes.
 	MaxBackoff time.Duration
 }

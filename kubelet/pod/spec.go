@@ -101,6 +101,14 @@ func (o *Observed) newest(name string) *Container {
 	return nil
 }
 
+// Unborn tells whether a container, though it runs, is not shown as running: its postStart hook has not succeeded (yet).
+func (o *Observed) Unborn(c *Container) bool {
+	if c.State != Running {
+		return false
+	}
+	return o.Kills[c.ID].Cause == CausePostStart || (o.Hooking[c.Name] && o.newest(c.Name) == c)
+}
+
 // active returns the newest container of that name in the newest sandbox, or nil. A container of an earlier sandbox, as
 // after a reboot, does not count as progress of this one.
 func (o *Observed) active(name string) *Container {

@@ -25,6 +25,7 @@ func Status(d Desired, o Observed, a Actions, f Facts) v1.PodStatus {
 	if f.Last != nil {
 		s.old = *f.Last
 	}
+	s.restarting = mayRestartAll(&d.Pod.Spec) && d.End == nil && (restartingAll(d.Pod, &o) || wasRestartingAll(&s.old))
 	return s.status()
 }
 
@@ -34,6 +35,8 @@ type stater struct {
 	a   Actions
 	f   Facts
 	old v1.PodStatus
+	// restarting: a rule restarts all containers of the pod.
+	restarting bool
 }
 
 // over tells whether nothing of the pod runs and nothing will.
@@ -46,7 +49,7 @@ func (s *stater) over() bool {
 
 func (s *stater) anyAlive() bool {
 	for i := range s.o.Containers {
-		if alive(&s.o.Containers[i]) {
+		if s.o.alive(&s.o.Containers[i]) {
 			return true
 		}
 	}
@@ -182,7 +185,7 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 func (s *stater) comingAgain() map[string]bool {
 	again := map[string]bool{}
 	for i := range s.o.Containers {
-		if c := &s.o.Containers[i]; s.o.Kills[c.ID].Restart && s.o.newest(c.Name) == c {
+		if c := &s.o.Containers[i]; (s.restarting || s.o.Kills[c.ID].Restart) && s.o.newest(c.Name) == c {
 			again[c.Name] = true
 		}
 	}
@@ -240,6 +243,10 @@ func lastExit(st *v1.ContainerStatus) *v1.ContainerStateTerminated {
 	return nil
 }
 
+func (t *tally) comesAgain(spec *v1.PodSpec, c *v1.Container, exit *v1.ContainerStateTerminated) bool {
+	return t.again[c.Name] || exit.Reason == reasonRestartingAll || RestartsAfter(spec, c, exit.ExitCode)
+}
+
 func (t *tally) init(spec *v1.PodSpec, c *v1.Container, st *v1.ContainerStatus) {
 	if st == nil || st.State.Running != nil {
 		t.pendingInits++
@@ -249,7 +256,7 @@ func (t *tally) init(spec *v1.PodSpec, c *v1.Container, st *v1.ContainerStatus) 
 	switch {
 	case exit == nil:
 		t.pendingInits++
-	case exit.ExitCode != 0 && !t.again[c.Name] && !RestartsAfter(spec, c, exit.ExitCode):
+	case exit.ExitCode != 0 && !t.comesAgain(spec, c, exit):
 		t.hopelessInits++
 	}
 }
@@ -292,7 +299,7 @@ func (t *tally) main(spec *v1.PodSpec, c *v1.Container, st *v1.ContainerStatus) 
 		return
 	}
 	t.stopped++
-	if !t.again[c.Name] && !RestartsAfter(spec, c, exit.ExitCode) {
+	if !t.comesAgain(spec, c, exit) {
 		t.final++
 	}
 	if st.State.Terminated != nil && exit.ExitCode == 0 {

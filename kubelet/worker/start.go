@@ -69,6 +69,10 @@ func (w starter) prepare(ctx context.Context, p *v1.Pod, s *pod.Start, req *runt
 func (w starter) startOne(ctx context.Context, req *runtime.Request) {
 	name := req.Start.Name
 	began := time.Now()
+	if l := req.Start.Spec.Lifecycle; l != nil && l.PostStart != nil {
+		w.hook(name)
+		defer w.hook("")
+	}
 	err := w.cfg.Runtime.StartContainer(ctx, req)
 	w.mu.Lock()
 	if req.Start.Crash.Delay > 0 {
@@ -94,9 +98,16 @@ func (w starter) startOne(ctx context.Context, req *runtime.Request) {
 		w.cfg.Events.Normal(req.Pod, name, "Killing", "FailedPostStartHook")
 		deadline := time.Now().Add(pod.Grace(req.Pod, name, pod.CausePostStart))
 		w.record(fault.Started, func(k *pod.Kill) {
-			*k = pod.Kill{Cause: pod.CausePostStart, Message: "FailedPostStartHook", Deadline: deadline, Hook: pod.Over}
+			*k = pod.Kill{Cause: pod.CausePostStart, Message: "FailedPostStartHook", Deadline: deadline}
 		})
 	}
+}
+
+// hook notes which container's postStart hook may run; none when name is empty.
+func (w starter) hook(name string) {
+	w.mu.Lock()
+	w.hooking = name
+	w.mu.Unlock()
 }
 
 // Back-off after faults: pulls as upstream's, everything else short, since it costs little to look again.

@@ -124,6 +124,7 @@ type worker struct {
 	crashes map[string]pod.Crash
 	faults  map[string]pod.Fault
 	delays  map[string]time.Duration // of the last fault, by container name
+	hooking string                   // the container that is being started and has a postStart hook
 	steps   steps
 }
 
@@ -235,6 +236,9 @@ func (w *worker) snapshot() (pod.Desired, pod.Observed) {
 	for k, v := range w.faults {
 		o.Faults[k] = v
 	}
+	if w.hooking != "" {
+		o.Hooking = map[string]bool{w.hooking: true}
+	}
 	return d, o
 }
 
@@ -251,6 +255,9 @@ func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodSta
 	w.mu.Lock()
 	w.end = end
 	w.mu.Unlock()
+	if d.End == nil && end.Reason == pod.ReasonDeadline {
+		w.cfg.Events.Normal(d.Pod, "", end.Reason, "%s", end.Message)
+	}
 	d.End = end
 	acts = pod.Plan(*d, *o, now)
 	return acts, pod.Status(*d, *o, acts, facts)
@@ -268,7 +275,7 @@ func (w *worker) probe(p *v1.Pod, o *pod.Observed) {
 	}
 	for _, c := range o.Containers {
 		spec := pod.Find(p, c.Name)
-		if c.State != pod.Running || spec == nil || (spec.LivenessProbe == nil && spec.ReadinessProbe == nil && spec.StartupProbe == nil) {
+		if c.State != pod.Running || o.Unborn(&c) || spec == nil || (spec.LivenessProbe == nil && spec.ReadinessProbe == nil && spec.StartupProbe == nil) {
 			continue
 		}
 		targets = append(targets, probe.Target{ID: c.ID, Spec: spec, Started: c.StartedAt, PodIP: ip, Adopted: w.adopted[c.ID]})

@@ -37,6 +37,7 @@ type node struct {
 	// faults, by container name, fail the next start; slow makes a start take so long; stubborn containers ignore TERM.
 	faults   map[string]*runtime.Fault
 	slow     time.Duration
+	hook     time.Duration // a started container's postStart hook takes so long
 	stubborn bool
 	failing  map[string]error // by step
 }
@@ -142,6 +143,12 @@ func (n *node) StartContainer(ctx context.Context, req *runtime.Request) error {
 	n.count++
 	n.containers = append([]pod.Container{{ID: fmt.Sprintf("%s-%d", name, n.count), Name: name, State: pod.Running, SandboxID: req.SandboxID,
 		CreatedAt: time.Now(), StartedAt: time.Now(), Restarts: max(req.Start.Restarts, 0)}}, n.containers...)
+	if n.hook > 0 {
+		n.mu.Unlock()
+		n.pool.WakeAll()
+		time.Sleep(n.hook)
+		n.mu.Lock()
+	}
 	return nil
 }
 
@@ -376,6 +383,26 @@ func TestGraceShortened(t *testing.T) {
 		}
 		if took := time.Since(began); took > 20*time.Second {
 			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// TestPostStart: a container counts as running once its hook is over.
+func TestPostStart(t *testing.T) {
+	play(t, func(n *node) {
+		n.hook = time.Minute
+		p := testPod("a")
+		p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{}}
+		n.pool.Update(p, false)
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if n.running() != 1 || n.phase("u") != v1.PodPending {
+			t.Errorf("while the hook runs: %d running, phase %s", n.running(), n.phase("u"))
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n.phase("u") != v1.PodRunning {
+			t.Errorf("after the hook: phase %s", n.phase("u"))
 		}
 	})
 }
