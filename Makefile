@@ -55,6 +55,11 @@ test-e2e: build ## end-to-end tests: whole nodes on simulated hosts
 	$(call install,$(TEST_PACKAGES))
 	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) $(GO) test -tags seccomp,e2e -count=1 -timeout 15m -v ./test/e2e/
 
+critest: build ## run critest against skiff-cri, from the PATH or CRITEST=path (CRITEST_FOCUS=regexp chooses specs)
+	$(call install,$(TEST_PACKAGES))
+	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) CRITEST="$(CRITEST)" CRITEST_FOCUS="$(CRITEST_FOCUS)" \
+	  $(GO) test -tags critest -count=1 -timeout 30m -v ./test/critest/
+
 lint: ## staticcheck
 	$(GO) tool staticcheck -tags seccomp,root,e2e $(addprefix ./,$(addsuffix /...,$(DIRS)))
 
@@ -67,4 +72,4 @@ bench: build ## measure, with Debian's containerd in the same run
 	$(call install,$(BENCH_PACKAGES))
 	$(SUDO) env "PATH=$$PATH" $(GO) run -tags seccomp ./test/bench -bin $(CURDIR)/$(BIN)
 
-.PHONY: help deps build run stop test test-unit test-root test-e2e lint verify bench
+.PHONY: help deps build run stop test test-unit test-root test-e2e critest lint verify bench

@@ -97,8 +97,8 @@ func binDir(t TB) string {
 		}
 		dir = filepath.Join(wd, "..", "..", "bin")
 	}
-	if _, err := os.Stat(filepath.Join(dir, "skiff")); err != nil {
-		t.Fatalf("no binaries: %v (run make build, or set SKIFF_BIN)", err)
+	if found, _ := filepath.Glob(filepath.Join(dir, "skiff*")); len(found) == 0 {
+		t.Fatalf("no binaries in %s: run make build, or set SKIFF_BIN", dir)
 	}
 	return dir
 }

@@ -55,7 +55,9 @@ var (
 	group  = File{Mode: 0o644, Content: []byte("root:x:0:\nnogroup:x:65534:\nuser:x:1000:\nextra:x:2000:user\n")}
 )
 
-func busybox() (Spec, error) {
+func busybox() (Spec, error) { return busyboxWith(applets) }
+
+func busyboxWith(applets []string) (Spec, error) {
 	path, err := exec.LookPath("busybox")
 	if err != nil {
 		return Spec{}, fmt.Errorf("busybox for the test image: %w (install Debian's busybox-static)", err)

@@ -23,8 +23,9 @@ import (
 
 // Spec describes an image of one layer.
 type Spec struct {
-	Files      map[string]File // by absolute path; parent directories are made
-	Links      map[string]string
+	Files      map[string]File   // by absolute path; parent directories are made
+	Links      map[string]string // symbolic, by absolute path
+	Hardlinks  map[string]string // to files, both by absolute path
 	Dirs       []string
 	Entrypoint []string
 	Cmd        []string
@@ -121,7 +122,13 @@ func (s Spec) headers() []tar.Header {
 	for p, target := range s.Links {
 		hs = append(hs, tar.Header{Typeflag: tar.TypeSymlink, Name: strings.TrimPrefix(p, "/"), Linkname: target, Mode: 0o777})
 	}
-	sort.Slice(hs, func(i, j int) bool { return hs[i].Name < hs[j].Name })
+	for p, target := range s.Hardlinks {
+		hs = append(hs, tar.Header{Typeflag: tar.TypeLink, Name: strings.TrimPrefix(p, "/"), Linkname: strings.TrimPrefix(target, "/"), Mode: 0o755})
+	}
+	sort.Slice(hs, func(i, j int) bool { // a hard link comes after what it names
+		a, b := hs[i].Typeflag == tar.TypeLink, hs[j].Typeflag == tar.TypeLink
+		return a != b && b || a == b && hs[i].Name < hs[j].Name
+	})
 	return hs
 }
 

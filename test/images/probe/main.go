@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
@@ -32,6 +33,14 @@ var commands = map[string]func(args []string) error{
 }
 
 func main() {
+	name, _, _ := strings.Cut(filepath.Base(os.Args[0]), ":")
+	if run := standins[name]; run != nil {
+		if err := run(os.Args[1:]); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
 		names := make([]string, 0, len(commands))
 		for n := range commands {

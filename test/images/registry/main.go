@@ -1,5 +1,5 @@
 // Command registry serves the project's images on loopback: registry LISTEN BINDIR. Every image is there under the tags
-// v1 and v2, which differ in a label.
+// v1 and v2, which differ in a label. The images that critest asks for are there too, by their upstream names.
 package main
 
 import (
@@ -44,6 +44,16 @@ func run(listen, dir string) error {
 			if _, err := r.Push(repo, tag, labelled); err != nil {
 				return err
 			}
+		}
+	}
+	critest, err := images.CRITest(dir)
+	if err != nil {
+		return err
+	}
+	for ref, img := range critest {
+		repo, tag, _ := strings.Cut(ref, ":")
+		if _, err := r.Push(repo, tag, img); err != nil {
+			return err
 		}
 	}
 	fmt.Println("ready", r.Addr)
