@@ -17,7 +17,7 @@ func (pl *planner) end() {
 	running := pl.runningByName()
 	for i := range pl.o.Containers {
 		c := &pl.o.Containers[i]
-		if !pl.o.alive(c) {
+		if !pl.o.Alive(c) {
 			continue
 		}
 		k, begun := pl.o.Kills[c.ID]
@@ -40,15 +40,15 @@ func (pl *planner) end() {
 	pl.acts.Done = len(pl.acts.StopSandboxes) == 0
 }
 
-// alive tells whether a process of the container may exist. One in state unknown counts until the runtime has stopped it.
-func (o *Observed) alive(c *Container) bool {
+// Alive tells whether a process of the container may exist. One in state unknown counts until the runtime has stopped it.
+func (o *Observed) Alive(c *Container) bool {
 	return c.State == Running || (c.State == Unknown && o.Kills[c.ID].Stop != Over)
 }
 
 func (pl *planner) runningByName() map[string]bool {
 	running := map[string]bool{}
 	for i := range pl.o.Containers {
-		if pl.o.alive(&pl.o.Containers[i]) {
+		if pl.o.Alive(&pl.o.Containers[i]) {
 			running[pl.o.Containers[i].Name] = true
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/pod/report"
 )
 
 var update = flag.Bool("update", false, "write the answers into the scripts")
@@ -358,7 +359,7 @@ func (w *world) set(field, value string) {
 // plan decides as a worker does, twice if the pod turns out to have to end.
 func (w *world) plan() []string {
 	w.acts = pod.Plan(w.d, w.o, w.now)
-	st := pod.Status(w.d, w.o, w.acts, w.facts())
+	st := report.Status(w.d, w.o, w.acts, w.facts())
 	if end := pod.Ends(w.d, &st, w.acts.Finished, w.now); end != nil && (w.d.End == nil || *end != *w.d.End) {
 		w.d.End = end
 		w.acts = pod.Plan(w.d, w.o, w.now)
@@ -369,8 +370,8 @@ func (w *world) plan() []string {
 	return w.describe()
 }
 
-func (w *world) facts() pod.Facts {
-	return pod.Facts{Now: w.now, HostIPs: []string{"192.168.0.1"}, Runtime: "test", Last: w.last}
+func (w *world) facts() report.Facts {
+	return report.Facts{Now: w.now, HostIPs: []string{"192.168.0.1"}, Runtime: "test", Last: w.last}
 }
 
 func (w *world) describe() []string {
@@ -435,7 +436,7 @@ func (w *world) describe() []string {
 
 // status tells what the API would be told, in short.
 func (w *world) status() []string {
-	st := pod.Status(w.d, w.o, w.acts, w.facts())
+	st := report.Status(w.d, w.o, w.acts, w.facts())
 	w.last = &st
 	head := string(st.Phase)
 	if st.Reason != "" {

@@ -16,7 +16,7 @@ func (pl *planner) inits() bool {
 	if len(list) == 0 {
 		return true
 	}
-	w := initWalk{planner: pl, passed: mainStarted(pl.d.Pod, pl.o)}
+	w := initWalk{planner: pl, passed: MainStarted(pl.d.Pod, pl.o)}
 	w.initialised = w.passed
 	for i := len(list) - 1; i >= 0; i-- {
 		if w.visit(i); w.failed {
@@ -29,7 +29,7 @@ func (pl *planner) inits() bool {
 	}
 	for i := len(w.wanted) - 1; i >= 0; i-- {
 		c := &list[w.wanted[i]]
-		pl.startOver(c, pl.o.active(c.Name))
+		pl.startOver(c, pl.o.Active(c.Name))
 	}
 	return w.initialised
 }
@@ -47,7 +47,7 @@ type initWalk struct {
 
 func (w *initWalk) visit(i int) {
 	c := &w.d.Pod.Spec.InitContainers[i]
-	last := w.o.active(c.Name)
+	last := w.o.Active(c.Name)
 	if last == nil {
 		if w.passed && Sidecar(c) {
 			w.wanted = append(w.wanted, i)

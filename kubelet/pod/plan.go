@@ -47,7 +47,7 @@ func (pl *planner) run() {
 	if pl.restartAll() {
 		return
 	}
-	attempt, why := newSandbox(pl.d.Pod, pl.o)
+	attempt, why := NeedsSandbox(pl.d.Pod, pl.o)
 	if why != "" {
 		pl.renew(attempt)
 	} else {
@@ -77,7 +77,7 @@ func (pl *planner) renew(attempt uint32) {
 	running := pl.runningByName()
 	for i := range pl.o.Containers {
 		c := &pl.o.Containers[i]
-		if !pl.o.alive(c) {
+		if !pl.o.Alive(c) {
 			continue
 		}
 		k, begun := pl.o.Kills[c.ID]
@@ -112,7 +112,7 @@ func (pl *planner) runsAgain(attempt uint32) bool {
 	if p.Spec.RestartPolicy == v1.RestartPolicyNever && attempt != 0 && len(pl.o.Containers) > 0 {
 		return false
 	}
-	if !mainCreated(p, pl.o) {
+	if !MainCreated(p, pl.o) {
 		return true
 	}
 	for i := range p.Spec.Containers {
@@ -129,7 +129,7 @@ func (pl *planner) succeededForGood(c *v1.Container) bool {
 	if c.RestartPolicy != nil {
 		once = *c.RestartPolicy == v1.ContainerRestartPolicyOnFailure
 	}
-	last := pl.o.newest(c.Name)
+	last := pl.o.Newest(c.Name)
 	return once && last != nil && last.State == Exited && last.ExitCode == 0
 }
 
@@ -154,12 +154,12 @@ func (pl *planner) keep() {
 
 // ephemeral starts an ephemeral container once; it is never started again.
 func (pl *planner) ephemeral(e *v1.EphemeralContainer) {
-	if pl.o.newest(e.Name) != nil {
+	if pl.o.Newest(e.Name) != nil {
 		return
 	}
 	target := ""
 	if e.TargetContainerName != "" {
-		t := pl.o.newest(e.TargetContainerName)
+		t := pl.o.Newest(e.TargetContainerName)
 		if t == nil || t.State != Running {
 			pl.acts.Waiting[e.Name] = Fault{Reason: "CreateContainerConfigError",
 				Message: fmt.Sprintf("unable to find target container %s", e.TargetContainerName), At: pl.now}
@@ -176,9 +176,9 @@ func (pl *planner) ephemeral(e *v1.EphemeralContainer) {
 
 // main looks after one main container of an initialised pod.
 func (pl *planner) main(c *v1.Container) {
-	last := pl.o.newest(c.Name)
+	last := pl.o.Newest(c.Name)
 	if last == nil || last.State != Running {
-		if wantsStart(pl.d.Pod, c, pl.o) {
+		if WantsStart(pl.d.Pod, c, pl.o) {
 			pl.held++
 			pl.startOver(c, last)
 		}
@@ -232,7 +232,7 @@ func (pl *planner) start(c *v1.Container) {
 		}
 	}
 	st := ContainerStart{Name: c.Name, Spec: c, Restarts: -1}
-	last := pl.o.newest(c.Name)
+	last := pl.o.Newest(c.Name)
 	if last != nil {
 		st.Restarts = last.Restarts + 1
 	}

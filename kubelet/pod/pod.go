@@ -5,7 +5,7 @@
 //	desired (API or file) ─┐
 //	observed (CRI)         ├─► Plan   ─► Actions    what to do now, and when to look again
 //	probe results          │
-//	failures, back-off     ┴─► Status ─► PodStatus  what to tell the API
+//	failures, back-off     ┴─► report.Status        what to tell the API
 //
 // The worker calls both after each wake-up, carries the actions out, and calls them again when something has
 // changed. Nothing is remembered here: whatever a decision depends on is an argument.
@@ -204,7 +204,7 @@ type Actions struct {
 	// RemoveSandboxes lists stopped sandboxes without containers that were replaced.
 	RemoveSandboxes []string
 
-	// Waiting says, by container name, why a container that should run does not. Input of Status.
+	// Waiting says, by container name, why a container that should run does not. Input of report.Status.
 	Waiting map[string]Fault
 	// Again is when to look again without being woken; zero for never.
 	Again time.Time

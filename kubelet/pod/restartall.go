@@ -1,6 +1,10 @@
 package pod
 
-import v1 "k8s.io/api/core/v1"
+import (
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+)
 
 // A container may have a rule that restarts all of the pod when it exits with a certain code (KEP-5532). Sandbox, volumes,
 // address and UID stay. It goes so:
@@ -23,34 +27,30 @@ func restartsAll(p *v1.Pod, c *Container) bool {
 	return false
 }
 
-// restartingAll tells whether a restart of all containers is under way.
-func restartingAll(p *v1.Pod, o *Observed) bool {
+// RestartingAll tells whether a restart of all containers is under way.
+func RestartingAll(p *v1.Pod, o *Observed) bool {
 	for i := range o.Containers {
-		if c := &o.Containers[i]; o.newest(c.Name) == c && restartsAll(p, c) {
+		if c := &o.Containers[i]; o.Newest(c.Name) == c && restartsAll(p, c) {
 			return true
 		}
 	}
 	return false
 }
 
-// mayRestartAll tells whether any container of the pod has such a rule.
-func mayRestartAll(spec *v1.PodSpec) bool {
-	for _, list := range [][]v1.Container{spec.InitContainers, spec.Containers} {
-		for i := range list {
-			for _, rule := range list[i].RestartPolicyRules {
-				if rule.Action == v1.ContainerRestartRuleActionRestartAllContainers {
-					return true
-				}
-			}
-		}
+// MayRestartAll tells whether any container of the pod has such a rule.
+func MayRestartAll(spec *v1.PodSpec) bool {
+	has := func(c v1.Container) bool {
+		return slices.ContainsFunc(c.RestartPolicyRules, func(r v1.ContainerRestartRule) bool {
+			return r.Action == v1.ContainerRestartRuleActionRestartAllContainers
+		})
 	}
-	return false
+	return slices.ContainsFunc(spec.InitContainers, has) || slices.ContainsFunc(spec.Containers, has)
 }
 
 // restartAll takes the next step of restarting all containers, and tells whether there is one. Ephemeral containers are
 // left alone.
 func (pl *planner) restartAll() bool {
-	if !mayRestartAll(&pl.d.Pod.Spec) || !restartingAll(pl.d.Pod, pl.o) {
+	if !MayRestartAll(&pl.d.Pod.Spec) || !RestartingAll(pl.d.Pod, pl.o) {
 		return false
 	}
 	pl.acts.Cancel = pl.o.Busy
@@ -60,7 +60,7 @@ func (pl *planner) restartAll() bool {
 		c := &pl.o.Containers[i]
 		switch {
 		case pl.isEphemeral(c.Name):
-		case pl.o.alive(c):
+		case pl.o.Alive(c):
 			waits = true
 			pl.killAtOnce(c)
 		case restartsAll(pl.d.Pod, c):

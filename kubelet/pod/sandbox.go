@@ -11,9 +11,9 @@ const (
 	sandboxWithoutIP = "pod sandbox has no IP address"
 )
 
-// newSandbox tells whether the pod needs a (new) sandbox, with which attempt number, and why. An empty reason means that
+// NeedsSandbox tells whether the pod needs a (new) sandbox, with which attempt number, and why. An empty reason means that
 // the newest sandbox serves.
-func newSandbox(p *v1.Pod, o *Observed) (attempt uint32, reason string) {
+func NeedsSandbox(p *v1.Pod, o *Observed) (attempt uint32, reason string) {
 	if len(o.Sandboxes) == 0 {
 		return 0, noSandbox
 	}

@@ -91,8 +91,8 @@ func restartsAfterKill(spec *v1.PodSpec, c *v1.Container) bool {
 	return spec.RestartPolicy != v1.RestartPolicyNever
 }
 
-// newest returns the newest container of that name, or nil.
-func (o *Observed) newest(name string) *Container {
+// Newest returns the newest container of that name, or nil.
+func (o *Observed) Newest(name string) *Container {
 	for i := range o.Containers {
 		if o.Containers[i].Name == name {
 			return &o.Containers[i]
@@ -106,12 +106,12 @@ func (o *Observed) Unborn(c *Container) bool {
 	if c.State != Running {
 		return false
 	}
-	return o.Kills[c.ID].Cause == CausePostStart || (o.Hooking[c.Name] && o.newest(c.Name) == c)
+	return o.Kills[c.ID].Cause == CausePostStart || (o.Hooking[c.Name] && o.Newest(c.Name) == c)
 }
 
-// active returns the newest container of that name in the newest sandbox, or nil. A container of an earlier sandbox, as
+// Active returns the newest container of that name in the newest sandbox, or nil. A container of an earlier sandbox, as
 // after a reboot, does not count as progress of this one.
-func (o *Observed) active(name string) *Container {
+func (o *Observed) Active(name string) *Container {
 	if len(o.Sandboxes) == 0 {
 		return nil
 	}
@@ -123,12 +123,12 @@ func (o *Observed) active(name string) *Container {
 	return nil
 }
 
-// wantsStart tells whether the container should be started, now or after a back-off.
-func wantsStart(p *v1.Pod, c *v1.Container, o *Observed) bool {
+// WantsStart tells whether the container should be started, now or after a back-off.
+func WantsStart(p *v1.Pod, c *v1.Container, o *Observed) bool {
 	if p.DeletionTimestamp != nil {
 		return false
 	}
-	last := o.newest(c.Name)
+	last := o.Newest(c.Name)
 	if last == nil {
 		return true
 	}
@@ -141,21 +141,21 @@ func wantsStart(p *v1.Pod, c *v1.Container, o *Observed) bool {
 	return true
 }
 
-// mainStarted tells whether a main container was started in the newest sandbox: then initialisation is behind us, even
+// MainStarted tells whether a main container was started in the newest sandbox: then initialisation is behind us, even
 // when init containers have been removed since.
-func mainStarted(p *v1.Pod, o *Observed) bool {
+func MainStarted(p *v1.Pod, o *Observed) bool {
 	for i := range p.Spec.Containers {
-		if c := o.active(p.Spec.Containers[i].Name); c != nil && (c.State == Running || c.State == Exited) {
+		if c := o.Active(p.Spec.Containers[i].Name); c != nil && (c.State == Running || c.State == Exited) {
 			return true
 		}
 	}
 	return false
 }
 
-// mainCreated tells whether any main container was ever created.
-func mainCreated(p *v1.Pod, o *Observed) bool {
+// MainCreated tells whether any main container was ever created.
+func MainCreated(p *v1.Pod, o *Observed) bool {
 	for i := range p.Spec.Containers {
-		if o.newest(p.Spec.Containers[i].Name) != nil {
+		if o.Newest(p.Spec.Containers[i].Name) != nil {
 			return true
 		}
 	}

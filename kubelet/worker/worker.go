@@ -1,6 +1,6 @@
 // Package worker carries out what package pod decides. Each pod has one goroutine, its worker, that
 //
-//	observes the pod through CRI, asks pod.Plan what to do and pod.Status what to tell,
+//	observes the pod through CRI, asks pod.Plan what to do and report.Status what to tell,
 //	begins the steps it is told to begin, and sleeps until something wakes it.
 //
 // What wakes it carries no information (a channel of capacity one): a change of the pod in the API, an event of the
@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/pod/report"
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
 )
@@ -245,9 +246,9 @@ func (w *worker) snapshot() (pod.Desired, pod.Observed) {
 // decide makes plan and status, and again if that shows that the pod has to end.
 func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodStatus) {
 	now := time.Now()
-	facts := pod.Facts{Now: now, HostIPs: w.cfg.HostIPs(), Runtime: w.cfg.Runtime.Name(), Last: w.last}
+	facts := report.Facts{Now: now, HostIPs: w.cfg.HostIPs(), Runtime: w.cfg.Runtime.Name(), Last: w.last}
 	acts := pod.Plan(*d, *o, now)
-	st := pod.Status(*d, *o, acts, facts)
+	st := report.Status(*d, *o, acts, facts)
 	end := pod.Ends(*d, &st, acts.Finished, now)
 	if end == nil || (d.End != nil && *end == *d.End) {
 		return acts, st
@@ -260,7 +261,7 @@ func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodSta
 	}
 	d.End = end
 	acts = pod.Plan(*d, *o, now)
-	return acts, pod.Status(*d, *o, acts, facts)
+	return acts, report.Status(*d, *o, acts, facts)
 }
 
 // probe runs the probes of what runs, and takes in their verdicts.

@@ -1,4 +1,4 @@
-package pod
+package report
 
 import (
 	"slices"
@@ -6,6 +6,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 const (
@@ -43,7 +45,7 @@ func (s *stater) containers(specs []v1.Container, old []v1.ContainerStatus, init
 // container makes the status of one container from its two newest instances, or from the last status when the runtime
 // knows none.
 func (s *stater) container(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
-	var history []*Container
+	var history []*pod.Container
 	for i := range s.o.Containers {
 		if one := &s.o.Containers[i]; one.Name == c.Name && !s.o.Unborn(one) {
 			history = append(history, one)
@@ -106,7 +108,7 @@ func removedToRestart(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStat
 			Message: restartingMessage, ExitCode: killedCode}}}
 }
 
-func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStatus) v1.ContainerStatus {
+func (s *stater) convert(spec *v1.Container, c *pod.Container, old *v1.ContainerStatus) v1.ContainerStatus {
 	id := s.f.Runtime + "://" + c.ID
 	st := v1.ContainerStatus{Name: c.Name, RestartCount: int32(c.Restarts), Image: c.Image, ImageID: c.ImageID, ContainerID: id,
 		User: c.User, Resources: spec.Resources.DeepCopy(), AllocatedResources: spec.Resources.Requests}
@@ -114,12 +116,12 @@ func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStat
 		st.RestartCount = old.RestartCount
 	}
 	switch c.State {
-	case Running:
+	case pod.Running:
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt)}
 		if old != nil && old.State.Terminated != nil && old.RestartCount >= int32(c.Restarts) {
 			st.RestartCount = old.RestartCount + 1 // the one before was removed, see restartAll
 		}
-	case Exited:
+	case pod.Exited:
 		// An exit does not change any more, but the termination message can be read only once.
 		if old != nil && old.ContainerID == id && old.State.Terminated != nil && old.State.Terminated.ContainerID == id {
 			st.State.Terminated = old.State.Terminated
@@ -127,7 +129,7 @@ func (s *stater) convert(spec *v1.Container, c *Container, old *v1.ContainerStat
 		}
 		st.State.Terminated = &v1.ContainerStateTerminated{ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
 			StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt), ContainerID: id}
-	case Unknown:
+	case pod.Unknown:
 		if old != nil && old.State.Running != nil {
 			st.State.Terminated = &v1.ContainerStateTerminated{Reason: reasonUnknown, Message: lostMessage, ExitCode: killedCode}
 			if s.restarting {
@@ -149,11 +151,11 @@ func (s *stater) settledInit(c *v1.Container, st *v1.ContainerStatus, init bool)
 	if !init {
 		return false
 	}
-	last := s.o.newest(c.Name)
-	if last != nil && last.State == Exited && last.ExitCode == 0 && !Sidecar(c) {
+	last := s.o.Newest(c.Name)
+	if last != nil && last.State == pod.Exited && last.ExitCode == 0 && !pod.Sidecar(c) {
 		return true
 	}
-	if last == nil && !Sidecar(c) && st.State.Waiting != nil && mainCreated(s.d.Pod, s.o) {
+	if last == nil && !pod.Sidecar(c) && st.State.Waiting != nil && pod.MainCreated(s.d.Pod, s.o) {
 		st.State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "Completed",
 			Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"}}
 		return true
@@ -164,7 +166,7 @@ func (s *stater) settledInit(c *v1.Container, st *v1.ContainerStatus, init bool)
 // hold shows the reason why a container that should run does not.
 func (s *stater) hold(c *v1.Container, st *v1.ContainerStatus) {
 	fault, ok := s.a.Waiting[c.Name]
-	if !ok || s.d.End != nil || !wantsStart(s.d.Pod, c, s.o) {
+	if !ok || s.d.End != nil || !pod.WantsStart(s.d.Pod, c, s.o) {
 		return
 	}
 	if st.State.Terminated != nil {
@@ -177,19 +179,19 @@ func (s *stater) hold(c *v1.Container, st *v1.ContainerStatus) {
 func (s *stater) readiness(c *v1.Container, st *v1.ContainerStatus, init bool) {
 	started := false
 	st.Started = &started
-	if init && !Sidecar(c) {
+	if init && !pod.Sidecar(c) {
 		st.Ready = st.State.Terminated != nil && st.State.Terminated.ExitCode == 0
 		started = st.State.Running != nil
 		return
 	}
 	st.Ready = false
-	last := s.o.newest(c.Name)
+	last := s.o.Newest(c.Name)
 	if st.State.Running == nil || last == nil {
 		return
 	}
 	probes := s.o.Probes[last.ID]
-	started = c.StartupProbe == nil || probes.Startup == Success
-	st.Ready = started && (c.ReadinessProbe == nil || probes.Readiness == Success)
+	started = c.StartupProbe == nil || probes.Startup == pod.Success
+	st.Ready = started && (c.ReadinessProbe == nil || probes.Readiness == pod.Success)
 }
 
 // terminateUnknown makes every container of a pod that is over terminated: for those that cannot be found, the worst is
@@ -227,7 +229,7 @@ func (s *stater) wasInitialised(st *v1.PodStatus) bool {
 		}
 	}
 	last := &st.InitContainerStatuses[len(st.InitContainerStatuses)-1]
-	if Sidecar(&s.d.Pod.Spec.InitContainers[len(st.InitContainerStatuses)-1]) {
+	if pod.Sidecar(&s.d.Pod.Spec.InitContainers[len(st.InitContainerStatuses)-1]) {
 		return last.State.Running != nil && last.Started != nil && *last.Started
 	}
 	exit := lastExit(last)

@@ -1,4 +1,4 @@
-package pod
+package report
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // ours tells which conditions the kubelet owns. All others are left as the API has them.
@@ -48,7 +50,7 @@ func (s conditioner) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodCon
 		containersReady,
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
 	}
-	if mayRestartAll(&s.d.Pod.Spec) {
+	if pod.MayRestartAll(&s.d.Pod.Spec) {
 		made = append(made, s.restartingAll(final))
 	}
 	for _, c := range made {
@@ -86,7 +88,7 @@ func replace(list []v1.PodCondition, c v1.PodCondition) []v1.PodCondition {
 
 func (s conditioner) readyToStart() v1.PodCondition {
 	c := v1.PodCondition{Type: v1.PodReadyToStartContainers, Status: v1.ConditionTrue}
-	if _, why := newSandbox(s.d.Pod, s.o); why != "" {
+	if _, why := pod.NeedsSandbox(s.d.Pod, s.o); why != "" {
 		c.Status, c.Reason, c.Message = v1.ConditionFalse, "PodSandboxNotReady", why
 	}
 	return c
@@ -100,7 +102,7 @@ func (s conditioner) restartingAll(final v1.PodPhase) v1.PodCondition {
 		c.Reason = "PodCompleted"
 	case final == v1.PodFailed:
 		c.Reason = "PodFailed"
-	case s.restarting && restartingAll(s.d.Pod, s.o):
+	case s.restarting && pod.RestartingAll(s.d.Pod, s.o):
 		c.Status, c.Reason, c.Message = v1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
 	}
 	return c
@@ -146,7 +148,7 @@ func complaint(unknown, bad []string, what string) string {
 func (s conditioner) initialized(all []v1.ContainerStatus, final v1.PodPhase) v1.PodCondition {
 	c := v1.PodCondition{Type: v1.PodInitialized, Status: v1.ConditionTrue}
 	unknown, bad := roll(s.d.Pod.Spec.InitContainers, all, func(c *v1.Container, st *v1.ContainerStatus) bool {
-		if Sidecar(c) {
+		if pod.Sidecar(c) {
 			return st.Started != nil && *st.Started
 		}
 		return st.Ready
@@ -174,7 +176,7 @@ func (s conditioner) containersReady(all []v1.ContainerStatus, final v1.PodPhase
 	c := v1.PodCondition{Type: v1.ContainersReady, Status: v1.ConditionFalse}
 	var specs []v1.Container
 	for _, init := range s.d.Pod.Spec.InitContainers {
-		if Sidecar(&init) {
+		if pod.Sidecar(&init) {
 			specs = append(specs, init)
 		}
 	}

@@ -1,10 +1,14 @@
-package pod
+// Package report makes the status of a pod that the API is told, from what is desired, what is observed and what is about
+// to be done. It is pure, as package pod is.
+package report
 
 import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // Facts are what a status needs beside desired and observed.
@@ -20,19 +24,19 @@ type Facts struct {
 
 // Status is what to tell the API about the pod. It is made from scratch each time; only what the runtime no longer knows
 // is taken from the last status: states of removed containers, times of transitions, the phase once it is terminal.
-func Status(d Desired, o Observed, a Actions, f Facts) v1.PodStatus {
+func Status(d pod.Desired, o pod.Observed, a pod.Actions, f Facts) v1.PodStatus {
 	s := stater{d: d, o: &o, a: a, f: f, old: d.Pod.Status}
 	if f.Last != nil {
 		s.old = *f.Last
 	}
-	s.restarting = mayRestartAll(&d.Pod.Spec) && d.End == nil && (restartingAll(d.Pod, &o) || wasRestartingAll(&s.old))
+	s.restarting = pod.MayRestartAll(&d.Pod.Spec) && d.End == nil && (pod.RestartingAll(d.Pod, &o) || wasRestartingAll(&s.old))
 	return s.status()
 }
 
 type stater struct {
-	d   Desired
-	o   *Observed
-	a   Actions
+	d   pod.Desired
+	o   *pod.Observed
+	a   pod.Actions
 	f   Facts
 	old v1.PodStatus
 	// restarting: a rule restarts all containers of the pod.
@@ -49,7 +53,7 @@ func (s *stater) over() bool {
 
 func (s *stater) anyAlive() bool {
 	for i := range s.o.Containers {
-		if s.o.alive(&s.o.Containers[i]) {
+		if s.o.Alive(&s.o.Containers[i]) {
 			return true
 		}
 	}
@@ -60,7 +64,7 @@ func (s *stater) status() v1.PodStatus {
 	api := &s.d.Pod.Status
 	st := v1.PodStatus{
 		ObservedGeneration:          s.d.Pod.Generation,
-		QOSClass:                    QOS(s.d.Pod),
+		QOSClass:                    pod.QOS(s.d.Pod),
 		StartTime:                   s.startTime(),
 		NominatedNodeName:           api.NominatedNodeName,
 		Resize:                      api.Resize,
@@ -149,7 +153,7 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	all := append(append([]v1.ContainerStatus{}, st.ContainerStatuses...), st.InitContainerStatuses...)
 	phase := countPhase(&s.d.Pod.Spec, all, phaseFacts{
 		terminal:    s.over() && !s.d.Static,
-		initialised: mainStarted(s.d.Pod, s.o),
+		initialised: pod.MainStarted(s.d.Pod, s.o),
 		again:       s.comingAgain(),
 	})
 	end := s.d.End
@@ -185,7 +189,7 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 func (s *stater) comingAgain() map[string]bool {
 	again := map[string]bool{}
 	for i := range s.o.Containers {
-		if c := &s.o.Containers[i]; (s.restarting || s.o.Kills[c.ID].Restart) && s.o.newest(c.Name) == c {
+		if c := &s.o.Containers[i]; (s.restarting || s.o.Kills[c.ID].Restart) && s.o.Newest(c.Name) == c {
 			again[c.Name] = true
 		}
 	}
@@ -220,7 +224,7 @@ func countPhase(spec *v1.PodSpec, all []v1.ContainerStatus, f phaseFacts) v1.Pod
 	}
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]
-		if Sidecar(c) {
+		if pod.Sidecar(c) {
 			t.sidecar(byName[c.Name])
 		} else {
 			t.init(spec, c, byName[c.Name])
@@ -244,7 +248,7 @@ func lastExit(st *v1.ContainerStatus) *v1.ContainerStateTerminated {
 }
 
 func (t *tally) comesAgain(spec *v1.PodSpec, c *v1.Container, exit *v1.ContainerStateTerminated) bool {
-	return t.again[c.Name] || exit.Reason == reasonRestartingAll || RestartsAfter(spec, c, exit.ExitCode)
+	return t.again[c.Name] || exit.Reason == reasonRestartingAll || pod.RestartsAfter(spec, c, exit.ExitCode)
 }
 
 func (t *tally) init(spec *v1.PodSpec, c *v1.Container, st *v1.ContainerStatus) {
