@@ -44,7 +44,7 @@ func (pl *planner) run() {
 	if at := ActiveDeadline(pl.d.Pod); !at.IsZero() {
 		pl.again(at)
 	}
-	if pl.restartAll() {
+	if (restarter{pl}).step() {
 		return
 	}
 	attempt, why := NeedsSandbox(pl.d.Pod, pl.o)
@@ -328,7 +328,7 @@ func (pl *planner) crashLoop(c *v1.Container, crash Crash, until time.Time) {
 // state and the last state), of the sandboxes the newest and those with a container that is kept.
 func (pl *planner) tidy() {
 	if len(pl.acts.Remove) > 0 {
-		return // all of them go, see restartAll
+		return // all of them go, see restarter
 	}
 	kept := map[string]int{}
 	used := map[string]bool{}

@@ -47,9 +47,12 @@ func MayRestartAll(spec *v1.PodSpec) bool {
 	return slices.ContainsFunc(spec.InitContainers, has) || slices.ContainsFunc(spec.Containers, has)
 }
 
-// restartAll takes the next step of restarting all containers, and tells whether there is one. Ephemeral containers are
+// restarter restarts all containers of a pod.
+type restarter struct{ *planner }
+
+// step takes the next step of restarting all containers, and tells whether there is one. Ephemeral containers are
 // left alone.
-func (pl *planner) restartAll() bool {
+func (pl restarter) step() bool {
 	if !MayRestartAll(&pl.d.Pod.Spec) || !RestartingAll(pl.d.Pod, pl.o) {
 		return false
 	}
@@ -79,7 +82,7 @@ func (pl *planner) restartAll() bool {
 	return true
 }
 
-func (pl *planner) isEphemeral(name string) bool {
+func (pl restarter) isEphemeral(name string) bool {
 	for i := range pl.d.Pod.Spec.EphemeralContainers {
 		if pl.d.Pod.Spec.EphemeralContainers[i].Name == name {
 			return true
@@ -89,7 +92,7 @@ func (pl *planner) isEphemeral(name string) bool {
 }
 
 // killAtOnce stops a container without hook and grace.
-func (pl *planner) killAtOnce(c *Container) {
+func (pl restarter) killAtOnce(c *Container) {
 	k, begun := pl.o.Kills[c.ID]
 	if !begun {
 		k = Kill{Cause: CauseRestartAll, Message: "killing"}

@@ -119,7 +119,7 @@ func (s *stater) convert(spec *v1.Container, c *pod.Container, old *v1.Container
 	case pod.Running:
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt)}
 		if old != nil && old.State.Terminated != nil && old.RestartCount >= int32(c.Restarts) {
-			st.RestartCount = old.RestartCount + 1 // the one before was removed, see restartAll
+			st.RestartCount = old.RestartCount + 1 // the one before was removed, see restarter
 		}
 	case pod.Exited:
 		// An exit does not change any more, but the termination message can be read only once.
