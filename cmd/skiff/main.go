@@ -65,6 +65,7 @@ func (o *options) register(c *cobra.Command) {
 	f.StringVar(&o.over.Dirs.Run, "run-dir", "", "directory of sockets and run-time state (default /run/skiff)")
 	f.StringVar(&o.over.Dirs.Log, "log-dir", "", "directory of skiff's logs (default /var/log/skiff)")
 	f.StringVar(&o.over.Dirs.Config, "config-dir", "", "directory of configuration and kubeconfig (default /etc/skiff)")
+	f.BoolVar(&o.over.DisableAgent, "disable-agent", false, "run the control plane alone, without a node on this machine")
 	f.IntVar(&o.over.Ports.API, "api-port", 0, "port of the API server (default 6443)")
 	f.IntVar(&o.over.Ports.Kubelet, "kubelet-port", 0, "port of the kubelet (default 10250)")
 }

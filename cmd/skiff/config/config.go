@@ -32,6 +32,8 @@ type Config struct {
 	// CgroupRoot is the cgroup below which pods and skiff's own processes live, as a path from the root of each
 	// hierarchy. Default "/".
 	CgroupRoot string `json:"cgroupRoot,omitempty"`
+	// DisableAgent leaves the node out: the server is a control plane alone, for nodes elsewhere.
+	DisableAgent bool `json:"disableAgent,omitempty"`
 
 	Ports Ports `json:"ports,omitzero"`
 	Dirs  Dirs  `json:"dirs,omitzero"`
@@ -196,6 +198,7 @@ func (c *Config) Override(over Config) {
 			*f.to = f.from
 		}
 	}
+	c.DisableAgent = c.DisableAgent || over.DisableAgent
 	if over.Ports.API != 0 {
 		c.Ports.API = over.Ports.API
 	}

@@ -111,25 +111,34 @@ func prepare(c config.Config) (*wiring, error) {
 	if w.paths, err = pki.Ensure(w.pki()); err != nil {
 		return nil, err
 	}
+	if c.DisableAgent {
+		return w, nil
+	}
 	if w.cri, err = config.CRICommand(c); err != nil {
 		return nil, err
 	}
+	return w, w.writeParts()
+}
+
+// writeParts writes the configuration files of the node's parts.
+func (w *wiring) writeParts() error {
+	c := w.c
 	kubeletFile, err := c.Kubelet(w.paths.CA.Cert, w.paths.KubeletServing.Cert, w.paths.KubeletServing.Key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	proxyFile, err := c.Proxy(w.paths.Kubeconfigs.Proxy)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for file, content := range map[string][]byte{
 		config.KubeletFile(c): kubeletFile, config.ProxyFile(c): proxyFile, config.CRIFile(c): c.CRI(), "/etc/crictl.yaml": c.Crictl(),
 	} {
 		if err := config.WriteManaged(file, content); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return w, nil
+	return nil
 }
 
 // makeLinksDir makes the directory of log links, and notes it when it was not there.
@@ -155,10 +164,14 @@ func (w *wiring) pki() pki.Config {
 func (w *wiring) components() []Component {
 	criLog := filepath.Join(w.c.Dirs.Log, "cri.log")
 	cri := CRI{Socket: filepath.Join(w.c.Dirs.Run, "cri.sock"), Argv: w.cri, Log: criLog}
+	plane := Component{Name: "control plane", Log: w.log, Start: w.controlPlane}
+	if w.c.DisableAgent {
+		return []Component{plane}
+	}
 	return []Component{
 		{Name: "cri", Log: criLog, Start: cri.Run},
 		{Name: "images", Log: criLog, After: []string{"cri"}, Start: w.images},
-		{Name: "control plane", Log: w.log, Start: w.controlPlane},
+		plane,
 		{Name: "kubelet", Log: w.log, After: []string{"cri", "control plane"}, Start: w.kubelet},
 		{Name: "proxy", Log: w.log, After: []string{"control plane"}, Start: w.proxy},
 		{Name: "dns", Log: w.log, After: []string{"cri", "control plane"}, Start: w.dns},
