@@ -60,6 +60,10 @@ critest: build ## run critest against skiff-cri, from the PATH or CRITEST=path (
 	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) CRITEST="$(CRITEST)" CRITEST_FOCUS="$(CRITEST_FOCUS)" \
 	  $(GO) test -tags critest -count=1 -timeout 30m -v ./test/critest/
 
+test-upstream: build ## skiff's parts beside upstream's, from the PATH: kubelet, kube-apiserver, etcd …, containerd (RUN=regexp chooses tests)
+	$(call install,$(BENCH_PACKAGES))
+	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) $(GO) test -tags seccomp,upstream -count=1 -timeout 30m -v -run '$(RUN)' ./test/upstream/
+
 lint: ## staticcheck
 	$(GO) tool staticcheck -tags seccomp,root,e2e $(addprefix ./,$(addsuffix /...,$(DIRS)))
 
@@ -72,4 +76,4 @@ bench: build ## measure, with Debian's containerd in the same run
 	$(call install,$(BENCH_PACKAGES))
 	$(SUDO) env "PATH=$$PATH" $(GO) run -tags seccomp ./test/bench -bin $(CURDIR)/$(BIN)
 
-.PHONY: help deps build run stop test test-unit test-root test-e2e critest lint verify bench
+.PHONY: help deps build run stop test test-unit test-root test-e2e critest test-upstream lint verify bench

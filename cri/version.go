@@ -9,7 +9,6 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/skiff-node/skiff/cri/calls"
 	"github.com/skiff-node/skiff/runtimeservice"
 )
 
@@ -17,7 +16,6 @@ import (
 type versionHandlers struct {
 	version string
 	node    runtimeservice.Node
-	calls   *calls.Table
 }
 
 func (h versionHandlers) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
@@ -48,11 +46,7 @@ func (h versionHandlers) Status(ctx context.Context, r *runtimeapi.StatusRequest
 		if err != nil {
 			return nil, fmt.Errorf("encode the runtime's information: %w", err)
 		}
-		inFlight, err := json.Marshal(h.calls.InFlight())
-		if err != nil {
-			return nil, fmt.Errorf("encode the calls in flight: %w", err)
-		}
-		out.Info = map[string]string{"info": string(info), "calls": string(inFlight)}
+		out.Info = map[string]string{"info": string(info)}
 	}
 	return out, nil
 }

@@ -30,6 +30,7 @@ var commands = map[string]func(args []string) error{
 	"signals": signals,
 	"eat":     eat,
 	"sleep":   sleep,
+	"rm":      remove,
 }
 
 func main() {
@@ -263,6 +264,16 @@ func eat(args []string) error {
 	}
 	fmt.Println("ate", len(held))
 	return sleep([]string{"1h"})
+}
+
+// remove removes files.
+func remove(args []string) error {
+	for _, a := range args {
+		if err := os.Remove(a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sleep(args []string) error {

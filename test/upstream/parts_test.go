@@ -1,0 +1,155 @@
+//go:build upstream
+
+// Package upstream runs skiff's parts beside their upstream counterparts, swapped in every way: the upstream kubelet on
+// skiff's CRI socket, skiff's kubelet on containerd's. The upstream binaries are found on the PATH; `make test-upstream`
+// runs what the machine has binaries for, and names what it has not. It is no part of `make test`.
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/skiff-node/skiff/test/harness"
+	"github.com/skiff-node/skiff/test/images"
+)
+
+// inCgroup executes a program in a cgroup of the host's, in each hierarchy.
+const inCgroup = `for d in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do
+  [ -e "$d/cgroup.procs" ] || continue
+  mkdir -p "$d$0"
+  for f in cpuset.cpus cpuset.mems; do
+    p=$(dirname "$d$0"); [ ! -e "$p/$f" ] || { cat "$d/$f" >"$p/$f"; cat "$p/$f" >"$d$0/$f"; }
+  done
+  echo $$ >"$d$0/cgroup.procs"
+done 2>/dev/null
+exec "$@"`
+
+// daemon starts a program on the host, in the host's cgroup below its name. Its output is in the returned file. The end
+// of the host ends it.
+func daemon(t harness.TB, h *harness.Host, name string, argv ...string) (log string) {
+	t.Helper()
+	cmd := h.Command(context.Background(), "sh", append([]string{"-c", inCgroup, h.CgroupRoot + "/" + name}, argv...)...)
+	log = filepath.Join(h.Dir, name+".log")
+	out, err := os.Create(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = out, out, &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			raw, _ := os.ReadFile(log)
+			t.Logf("--- end of the log of %s\n%s", name, raw[max(0, len(raw)-8000):])
+		}
+	})
+	go cmd.Wait()
+	return log
+}
+
+// write makes a file on the host.
+func write(t harness.TB, h *harness.Host, path, text string) {
+	t.Helper()
+	file := h.Path(path)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// runtime is a CRI server on a host.
+type runtime struct {
+	name   string
+	socket string
+}
+
+// skiffCRI starts skiff-cri on the host, with the project's images.
+func skiffCRI(t harness.TB, h *harness.Host) runtime {
+	t.Helper()
+	write(t, h, "/etc/skiff/cri.toml", fmt.Sprintf("cgroup = %q\nkeeper = %q\n", h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper")))
+	daemon(t, h, "skiff-cri", filepath.Join(h.BinDir, "skiff-cri"))
+	await(t, h, "/run/skiff/images.sock")
+	for _, image := range archives(t, h) {
+		h.MustSkiff("images", "import", "--socket", "/run/skiff/images.sock", image)
+	}
+	return runtime{name: "skiff", socket: "/run/skiff/cri.sock"}
+}
+
+// containerdConfig is what a kubelet's node needs and no more; everything else is containerd's default.
+const containerdConfig = `version = 2
+root = "/var/lib/skiff/containerd"
+state = "/run/containerd"
+[grpc]
+address = "/run/containerd/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "localhost/skiff/pause:v1"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "/etc/cni/net.d"
+`
+
+const conflist = `{"cniVersion": "1.0.0", "name": "test", "plugins": [
+{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "promiscMode": true,
+ "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+{"type": "portmap", "capabilities": {"portMappings": true}}]}
+`
+
+// containerd starts Debian's containerd on the host, with the project's images; its sandboxes run the probe.
+func containerd(t harness.TB, h *harness.Host) runtime {
+	t.Helper()
+	write(t, h, "/etc/containerd/config.toml", containerdConfig)
+	write(t, h, "/etc/cni/net.d/10-test.conflist", conflist)
+	daemon(t, h, "containerd", "containerd")
+	await(t, h, "/run/containerd/containerd.sock")
+	for _, image := range archives(t, h) {
+		h.MustRun("ctr", "-n", "k8s.io", "images", "import", image)
+	}
+	h.MustRun("ctr", "-n", "k8s.io", "images", "import", pauseArchive(t, h))
+	return runtime{name: "containerd", socket: "/run/containerd/containerd.sock"}
+}
+
+func archives(t harness.TB, h *harness.Host) []string {
+	t.Helper()
+	out, err := filepath.Glob(filepath.Join(h.BinDir, "images", "*.tar"))
+	if err != nil || len(out) == 0 {
+		t.Fatalf("no image archives in %s/images: run make build", h.BinDir)
+	}
+	return out
+}
+
+// await waits for a file, a socket usually.
+func await(t harness.TB, h *harness.Host, path string) {
+	t.Helper()
+	harness.Eventually(t, time.Minute, path+" exists", func() (bool, string) {
+		_, err := os.Stat(h.Path(path))
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// pauseArchive writes the image of containerd's sandboxes.
+func pauseArchive(t harness.TB, h *harness.Host) string {
+	t.Helper()
+	program, err := images.Binary(filepath.Join(h.BinDir, "images", "probe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(h.Dir, "pause.tar")
+	err = images.BuildArchive(archive, map[string]images.Spec{
+		"localhost/skiff/pause:v1": {Files: map[string]images.File{"/probe": program}, Entrypoint: []string{"/probe", "signals"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return archive
+}
