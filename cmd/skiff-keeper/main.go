@@ -22,12 +22,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper/server"
+	"github.com/skiff-node/skiff/runtimeservice/oci"
 )
 
 // version is set when the binary is linked.
 var version = "unknown"
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == oci.CompileArg {
+		if err := oci.RunCompile(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "skiff-keeper:", err)
 		os.Exit(1)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,17 +20,21 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/runtimeservice/oci/filter"
 )
 
 // Native runs containers with libcontainer in this process. The process's binary must call libcontainer.Init when its
 // first argument is "init", and import libcontainer/nsenter.
 type Native struct {
-	root   string
-	limits limits
+	root    string
+	limits  limits
+	filters *filter.Book
 }
 
-// NewNative returns a runtime that keeps its state below root, which must be on a file system that a reboot clears.
-func NewNative(root string) (*Native, error) {
+// NewNative returns a runtime that keeps its state below root, and beside it, which must be on a file system that a
+// reboot clears. There is one in a process: inits learn from its os.Args[0] where that is.
+func NewNative(root string, log *slog.Logger) (*Native, error) {
 	if !filepath.IsAbs(root) {
 		return nil, fmt.Errorf("state directory %q: must be absolute", root)
 	}
@@ -40,8 +45,19 @@ func NewNative(root string) (*Native, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Native{root: root, limits: l}, nil
+	filters, err := filter.NewBook(root+filter.Suffix, log)
+	if err != nil {
+		return nil, err
+	}
+	os.Args[0] = root // libcontainer hands it on to inits, and nothing else that we could say something with
+	return &Native{root: root, limits: l, filters: filters}, nil
 }
+
+// CompileArg is the argument with which Native executes this binary to run RunCompile.
+const CompileArg = filter.CompileArg
+
+// RunCompile compiles one seccomp profile from standard input.
+func RunCompile() error { return filter.RunCompile() }
 
 // Create makes the container and its init, which waits for Start. Left-overs of an earlier container of that name,
 // from a keeper that was killed, are removed first.
@@ -66,6 +82,7 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 		return Created{}, fmt.Errorf("%w: %w", ErrSpec, err)
 	}
 	process.Init = true
+	n.filters.Want(config.Seccomp)
 	c, err := n.make(req.ID, config)
 	if err != nil {
 		return Created{}, err

@@ -72,7 +72,7 @@ func (s *Server) open() error {
 	if s.journal, err = openJournal(filepath.Join(s.cfg.RunDir, "journal")); err != nil {
 		return err
 	}
-	if s.native, err = oci.NewNative(filepath.Join(s.cfg.RunDir, "runc")); err != nil {
+	if s.native, err = oci.NewNative(filepath.Join(s.cfg.RunDir, "runc"), s.cfg.Log); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
