@@ -14,12 +14,13 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/cri/calls"
 	"github.com/skiff-node/skiff/cri/stream"
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
 )
 
-// Config is what a server is made of. All of it is required but Streams.
+// Config is what a server is made of. All of it is required but Streams and Calls.
 type Config struct {
 	Runtime runtimeservice.Service
 	Images  imageservice.Images
@@ -27,6 +28,7 @@ type Config struct {
 	Streams string // address of the session server; "" is a free port of 127.0.0.1
 	Version string // of this build
 	Log     *slog.Logger
+	Calls   *calls.Table // nil: a table that nobody looks at
 }
 
 // Server serves CRI.
@@ -45,11 +47,14 @@ func New(c Config) (*Server, error) {
 	if c.Streams == "" {
 		c.Streams = "127.0.0.1:0"
 	}
+	if c.Calls == nil {
+		c.Calls = calls.New(c.Log)
+	}
 	listener, err := Listen(c.Socket)
 	if err != nil {
 		return nil, err
 	}
-	streams, err := stream.New(c.Streams, c.Runtime.Processes)
+	streams, err := stream.New(c.Streams, c.Runtime.Processes, c.Calls)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
@@ -60,7 +65,7 @@ func New(c Config) (*Server, error) {
 		grpc.ReadBufferSize(8<<10), grpc.WriteBufferSize(8<<10),
 	)
 	runtimeapi.RegisterRuntimeServiceServer(s.grpc, &runtimeServer{
-		versionHandlers:   versionHandlers{c.Version, c.Runtime.Node},
+		versionHandlers:   versionHandlers{c.Version, c.Runtime.Node, c.Calls},
 		sandboxHandlers:   sandboxHandlers{c.Runtime.Sandboxes, c.Runtime.Containers},
 		containerHandlers: containerHandlers{c.Runtime.Containers},
 		processHandlers:   processHandlers{c.Runtime, streams},

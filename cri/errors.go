@@ -3,11 +3,7 @@ package cri
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"path"
-	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
@@ -61,34 +57,4 @@ func toStatus(err error) error {
 		return status.Error(row.code, err.Error())
 	}
 	return status.Error(codes.Unknown, err.Error())
-}
-
-func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	began := time.Now()
-	reply, err := handler(ctx, req)
-	s.logCall(ctx, info.FullMethod, began, err)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	return reply, nil
-}
-
-func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	began := time.Now()
-	err := handler(srv, ss)
-	s.logCall(ss.Context(), info.FullMethod, began, err)
-	return toStatus(err)
-}
-
-// logCall says what failed, and for those who debug, what was called.
-func (s *Server) logCall(ctx context.Context, method string, began time.Time, err error) {
-	level := slog.LevelDebug
-	attrs := []slog.Attr{slog.String("call", path.Base(method)), slog.Duration("took", time.Since(began).Round(10*time.Microsecond))}
-	if err != nil {
-		attrs = append(attrs, slog.String("error", err.Error()))
-		if !errors.Is(err, runtimeservice.ErrNotFound) && !errors.Is(err, context.Canceled) {
-			level = slog.LevelWarn
-		}
-	}
-	s.config.Log.LogAttrs(ctx, level, "CRI", attrs...)
 }

@@ -9,6 +9,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/cri/calls"
 	"github.com/skiff-node/skiff/runtimeservice"
 )
 
@@ -16,6 +17,7 @@ import (
 type versionHandlers struct {
 	version string
 	node    runtimeservice.Node
+	calls   *calls.Table
 }
 
 func (h versionHandlers) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
@@ -46,7 +48,11 @@ func (h versionHandlers) Status(ctx context.Context, r *runtimeapi.StatusRequest
 		if err != nil {
 			return nil, fmt.Errorf("encode the runtime's information: %w", err)
 		}
-		out.Info = map[string]string{"info": string(info)}
+		inFlight, err := json.Marshal(h.calls.InFlight())
+		if err != nil {
+			return nil, fmt.Errorf("encode the calls in flight: %w", err)
+		}
+		out.Info = map[string]string{"info": string(info), "calls": string(inFlight)}
 	}
 	return out, nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/skiff-node/skiff/cri/calls"
 	"github.com/skiff-node/skiff/runtimeservice"
 )
 
@@ -28,7 +30,8 @@ type Server struct {
 }
 
 // New listens on addr, which should be a loopback address: a token in the URL is all the authentication there is.
-func New(addr string, processes runtimeservice.Processes) (*Server, error) {
+// Sessions are entered in the table of calls.
+func New(addr string, processes runtimeservice.Processes, table *calls.Table) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for exec, attach and port-forward sessions: %w", err)
@@ -36,7 +39,7 @@ func New(addr string, processes runtimeservice.Processes) (*Server, error) {
 	config := streaming.DefaultConfig
 	config.Addr = listener.Addr().String()
 	config.BaseURL = &url.URL{Scheme: "http", Host: config.Addr, Path: "/"}
-	sessions, err := streaming.NewServer(config, runtime{processes})
+	sessions, err := streaming.NewServer(config, runtime{processes, table})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the session server: %w", err), listener.Close())
 	}
@@ -68,9 +71,19 @@ func (s *Server) PortForward(r *cri.PortForwardRequest) (*cri.PortForwardRespons
 }
 
 // runtime lets the streaming library reach the processes.
-type runtime struct{ processes runtimeservice.Processes }
+type runtime struct {
+	processes runtimeservice.Processes
+	calls     *calls.Table
+}
 
-func (r runtime) Exec(ctx context.Context, id string, argv []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+// begin enters a session. It lasts as long as its peers like.
+func (r runtime) begin(ctx context.Context, kind, key, id string) (context.Context, func(error)) {
+	return r.calls.Begin(ctx, calls.Request{Method: calls.Session + kind, About: []slog.Attr{slog.String(key, id)}, Patience: -1})
+}
+
+func (r runtime) Exec(ctx context.Context, id string, argv []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) (err error) {
+	ctx, end := r.begin(ctx, "Exec", "container", id)
+	defer func() { end(err) }()
 	streams, stop := session(in, out, errs, tty, resize)
 	defer stop()
 	code, err := r.processes.Exec(ctx, id, argv, streams)
@@ -83,13 +96,17 @@ func (r runtime) Exec(ctx context.Context, id string, argv []string, in io.Reade
 	return nil
 }
 
-func (r runtime) Attach(ctx context.Context, id string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+func (r runtime) Attach(ctx context.Context, id string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) (err error) {
+	ctx, end := r.begin(ctx, "Attach", "container", id)
+	defer func() { end(err) }()
 	streams, stop := session(in, out, errs, tty, resize)
 	defer stop()
 	return r.processes.Attach(ctx, id, streams)
 }
 
-func (r runtime) PortForward(ctx context.Context, sandbox string, port int32, rw io.ReadWriteCloser) error {
+func (r runtime) PortForward(ctx context.Context, sandbox string, port int32, rw io.ReadWriteCloser) (err error) {
+	ctx, end := r.begin(ctx, "PortForward", "sandbox", sandbox)
+	defer func() { end(err) }()
 	if port <= 0 || port > 65535 {
 		return fmt.Errorf("%w: port %d is not between 1 and 65535", runtimeservice.ErrInvalid, port)
 	}

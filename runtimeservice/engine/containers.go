@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -210,6 +211,8 @@ func (c *containers) signal(ctx context.Context, o *container, k keeper.Kill, pa
 		return false, err
 	}
 	k.Target = keeper.Target{ID: o.Record().Container.ID}
+	ctx, done := runtimeservice.Step(ctx, "wait for the end after signal "+strconv.Itoa(k.Signal))
+	defer func() { done(err) }()
 	err = kept.Kill(ctx, k)
 	if err != nil && !errors.Is(err, keeper.ErrState) && !errors.Is(err, keeper.ErrNotFound) {
 		return false, err

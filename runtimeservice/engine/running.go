@@ -32,15 +32,19 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 			return keeper.Started{}, fmt.Errorf("make the log's directory: %w", err)
 		}
 	}
-	_, err = kept.Create(ctx, keeper.Create{
+	step, done := runtimeservice.Step(ctx, "create the process")
+	_, err = kept.Create(step, keeper.Create{
 		ID: id, Spec: config, Bundle: c.containerDir(id), Runtime: c.cfg.Handlers[box.Sandbox.Config.Handler],
 		LogPath: rec.Container.LogPath, Stdin: rec.Container.Config.Stdin, StdinOnce: rec.Container.Config.StdinOnce,
 		TTY: rec.Container.Config.TTY,
 	})
+	done(err)
 	if err != nil {
 		return keeper.Started{}, err
 	}
-	started, err := kept.Start(ctx, id)
+	step, done = runtimeservice.Step(ctx, "start the process")
+	started, err := kept.Start(step, id)
+	done(err)
 	if err != nil {
 		return started, errors.Join(err, c.endProcess(context.WithoutCancel(ctx), id))
 	}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/skiff-node/skiff/runtimeservice"
 )
 
 // Group is the requests in flight, by key. The zero value is ready.
@@ -42,6 +44,11 @@ func (g *Group) Join(ctx context.Context, key string, limit time.Duration, fn fu
 		})
 	}
 	g.mu.Unlock()
+	done := func(error) {}
+	if ok {
+		_, done = runtimeservice.Step(ctx, "wait for the identical call in flight")
+	}
+	defer done(nil)
 	select {
 	case <-f.done:
 		return f.id, f.err

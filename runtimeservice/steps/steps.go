@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/skiff-node/skiff/runtimeservice"
 )
 
 // Step is one thing to do. Undo may be nil when there is nothing to undo.
@@ -22,7 +24,7 @@ func Run(ctx context.Context, list []Step) error {
 	for i, s := range list {
 		err := ctx.Err()
 		if err == nil && s.Do != nil {
-			err = s.Do(ctx)
+			err = do(ctx, s.Name, s.Do)
 		}
 		if err == nil {
 			continue
@@ -36,6 +38,14 @@ func Run(ctx context.Context, list []Step) error {
 	return nil
 }
 
+// do tells the context's Progress of the step.
+func do(ctx context.Context, name string, fn func(context.Context) error) error {
+	ctx, done := runtimeservice.Step(ctx, name)
+	err := fn(ctx)
+	done(err)
+	return err
+}
+
 // Undo undoes all steps in reverse. It goes on when one fails and returns all failures.
 func Undo(ctx context.Context, list []Step) error {
 	var errs []error
@@ -43,7 +53,7 @@ func Undo(ctx context.Context, list []Step) error {
 		if list[i].Undo == nil {
 			continue
 		}
-		if err := list[i].Undo(ctx); err != nil {
+		if err := do(ctx, "undo "+list[i].Name, list[i].Undo); err != nil {
 			errs = append(errs, fmt.Errorf("undo %q: %w", list[i].Name, err))
 		}
 	}

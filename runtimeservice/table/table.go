@@ -85,6 +85,13 @@ func (o *Object[R]) Enter(ctx context.Context) error {
 	select {
 	case o.gate <- struct{}{}:
 		return nil
+	default:
+	}
+	_, done := runtimeservice.Step(ctx, "wait for another call on the same object")
+	defer done(nil)
+	select {
+	case o.gate <- struct{}{}:
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for another operation on the same object: %w", ctx.Err())
 	}
