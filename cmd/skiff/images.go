@@ -23,7 +23,7 @@ func imagesCommand() *cobra.Command {
 	var o options
 	c := &cobra.Command{
 		Use:   "images",
-		Short: "list, pull, import, export and remove the node's images",
+		Short: "list, pull, import, export, remove and explain the node's images",
 		Args:  cobra.NoArgs,
 	}
 	socket := c.PersistentFlags().String("socket", "", "image socket (default images.sock in the run directory)")
@@ -40,25 +40,32 @@ func imagesCommand() *cobra.Command {
 	list := listImages(client)
 	c.RunE = list.RunE
 	c.Flags().AddFlagSet(list.Flags())
-	c.AddCommand(list, pullImage(client), importImages(client), exportImages(client), removeImage(client))
+	c.AddCommand(list, pullImage(client), importImages(client), exportImages(client), removeImage(client), explainImage(client))
 	return c
 }
 
 type connect func() (*api.Client, error)
 
-// use connects for the time of one function.
-func (c connect) use(f func(*api.Client) error) error {
-	cl, err := c()
-	if err != nil {
-		return err
+// run makes the body of a command that talks to the image service.
+func (c connect) run(f func(*cobra.Command, *api.Client, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		cl, err := c()
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		return explain(f(cmd, cl, args))
 	}
-	defer cl.Close()
-	return f(cl)
+}
+
+// absent reports whether no CRI server listens.
+func absent(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // explain adds what to do when no CRI server listens.
 func explain(err error) error {
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+	if absent(err) {
 		return fmt.Errorf("%w\n  remedy: start the node with `skiff up`, or a CRI server with `skiff cri`", err)
 	}
 	return err
@@ -70,34 +77,37 @@ func listImages(client connect) *cobra.Command {
 		Use:   "list",
 		Short: "list the images",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return client.use(func(cl *api.Client) error {
-				all, err := cl.List(cmd.Context())
-				if err != nil {
-					return explain(err)
-				}
-				p := term.New(os.Stdout)
-				if output != "" {
-					return p.Object(output, all)
-				}
-				var rows [][]string
-				for _, img := range all {
-					names := img.RepoTags
-					if len(names) == 0 {
-						names = append(img.RepoDigests, "<none>")[:1]
-					}
-					for _, n := range names {
-						rows = append(rows, []string{n, short(img.ID), term.Bytes(img.Size)})
-					}
-				}
-				sort.Slice(rows, func(i, j int) bool { return rows[i][0] < rows[j][0] })
-				p.Table([]string{"IMAGE", "ID", "SIZE"}, rows)
-				return nil
-			})
-		},
+		RunE: client.run(func(cmd *cobra.Command, cl *api.Client, _ []string) error {
+			all, err := cl.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			p := term.New(os.Stdout)
+			if output != "" {
+				return p.Object(output, all)
+			}
+			p.Table([]string{"IMAGE", "ID", "SIZE"}, imageRows(all))
+			return nil
+		}),
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
 	return c
+}
+
+// imageRows has a row for each name.
+func imageRows(all []imageservice.Image) [][]string {
+	var rows [][]string
+	for _, img := range all {
+		names := img.RepoTags
+		if len(names) == 0 {
+			names = append(img.RepoDigests, "<none>")[:1]
+		}
+		for _, n := range names {
+			rows = append(rows, []string{n, short(img.ID), term.Bytes(img.Size)})
+		}
+	}
+	sort.Slice(rows, func(i, j int) bool { return rows[i][0] < rows[j][0] })
+	return rows
 }
 
 // short is an image id as people compare it.
@@ -111,32 +121,18 @@ func pullImage(client connect) *cobra.Command {
 		Use:   "pull REFERENCE",
 		Short: "pull an image from its registry",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return client.use(func(cl *api.Client) error {
-				p := term.New(os.Stdout)
-				seen := map[string]string{}
-				img, err := cl.Pull(cmd.Context(), imageservice.PullRequest{Reference: args[0], Progress: func(pr imageservice.Progress) {
-					if seen[pr.Digest] == pr.Stage {
-						return
-					}
-					seen[pr.Digest] = pr.Stage
-					p.Step(true, pr.Stage, short(pr.Digest)+" "+size(pr.Total))
-				}})
-				if err != nil {
-					return explain(err)
-				}
-				p.Note("%s", img.ID)
-				return nil
-			})
-		},
+		RunE: client.run(func(cmd *cobra.Command, cl *api.Client, args []string) error {
+			p := term.New(os.Stdout)
+			show := newProgress(os.Stdout, p)
+			img, err := cl.Pull(cmd.Context(), imageservice.PullRequest{Reference: args[0], Progress: show.update})
+			show.end()
+			if err != nil {
+				return err
+			}
+			p.Note("%s", img.ID)
+			return nil
+		}),
 	}
-}
-
-func size(n int64) string {
-	if n == 0 {
-		return ""
-	}
-	return term.Bytes(n)
 }
 
 func importImages(client connect) *cobra.Command {
@@ -144,26 +140,24 @@ func importImages(client connect) *cobra.Command {
 		Use:   "import FILE…",
 		Short: "import images from OCI or docker archives (- for standard input)",
 		Args:  cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return client.use(func(cl *api.Client) error {
-				p := term.New(os.Stdout)
-				for _, file := range args {
-					in, err := open(file)
-					if err != nil {
-						return err
-					}
-					imgs, err := cl.Import(cmd.Context(), in)
-					in.Close()
-					if err != nil {
-						return fmt.Errorf("import %s: %w", file, explain(err))
-					}
-					for _, img := range imgs {
-						p.Note("%s  %s", short(img.ID), strings.Join(img.RepoTags, " "))
-					}
+		RunE: client.run(func(cmd *cobra.Command, cl *api.Client, args []string) error {
+			p := term.New(os.Stdout)
+			for _, file := range args {
+				in, err := open(file)
+				if err != nil {
+					return err
 				}
-				return nil
-			})
-		},
+				imgs, err := cl.Import(cmd.Context(), in)
+				in.Close()
+				if err != nil {
+					return fmt.Errorf("import %s: %w", file, err)
+				}
+				for _, img := range imgs {
+					p.Note("%s  %s", short(img.ID), strings.Join(img.RepoTags, " "))
+				}
+			}
+			return nil
+		}),
 	}
 }
 
@@ -180,23 +174,21 @@ func exportImages(client connect) *cobra.Command {
 		Use:   "export REFERENCE…",
 		Short: "write images as one archive that is both OCI and docker readable",
 		Args:  cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return client.use(func(cl *api.Client) error {
-				if file == "" || file == "-" {
-					return explain(cl.Export(cmd.Context(), os.Stdout, args))
-				}
-				out, err := os.Create(file + ".tmp")
-				if err != nil {
-					return err
-				}
-				err = errors.Join(cl.Export(cmd.Context(), out, args), out.Close())
-				if err != nil {
-					os.Remove(file + ".tmp")
-					return explain(err)
-				}
-				return os.Rename(file+".tmp", file)
-			})
-		},
+		RunE: client.run(func(cmd *cobra.Command, cl *api.Client, args []string) error {
+			if file == "" || file == "-" {
+				return cl.Export(cmd.Context(), os.Stdout, args)
+			}
+			out, err := os.Create(file + ".tmp")
+			if err != nil {
+				return err
+			}
+			err = errors.Join(cl.Export(cmd.Context(), out, args), out.Close())
+			if err != nil {
+				os.Remove(file + ".tmp")
+				return err
+			}
+			return os.Rename(file+".tmp", file)
+		}),
 	}
 	c.Flags().StringVarP(&file, "output", "o", "", "file to write (default standard output)")
 	return c
@@ -208,14 +200,12 @@ func removeImage(client connect) *cobra.Command {
 		Aliases: []string{"remove"},
 		Short:   "remove images by reference or id",
 		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return client.use(func(cl *api.Client) error {
-				var errs []error
-				for _, ref := range args {
-					errs = append(errs, explain(cl.Remove(cmd.Context(), ref)))
-				}
-				return errors.Join(errs...)
-			})
-		},
+		RunE: client.run(func(cmd *cobra.Command, cl *api.Client, args []string) error {
+			var errs []error
+			for _, ref := range args {
+				errs = append(errs, cl.Remove(cmd.Context(), ref))
+			}
+			return errors.Join(errs...)
+		}),
 	}
 }

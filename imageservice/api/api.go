@@ -7,6 +7,7 @@
 //	POST   /v1/pull              ← JSON imageservice.PullRequest
 //	                             → one JSON message a line: any number of {"progress":…}, then {"image":…} or {"error":…}
 //	PUT    /v1/archive           ← tar archive, compressed or not             → JSON array of the images in it
+//	GET    /v1/explain?ref=R     → how R would be pulled; &probe=true asks   JSON imageservice.Explanation
 //	GET    /v1/archive?ref=R&…   → tar archive of the images; cut short where it fails
 //
 // An error is {"kind":…, "message":…}. The kind names the sentinel error of package imageservice, so that errors.Is

@@ -135,3 +135,31 @@ func TestSocket(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// explaining is a fake that explains.
+type explaining struct{ *imagetest.Fake }
+
+func (explaining) Explain(_ context.Context, ref string, probe bool) (imageservice.Explanation, error) {
+	if ref == "" {
+		return imageservice.Explanation{}, imageservice.ErrInvalidReference
+	}
+	x := imageservice.Explanation{Reference: ref, Hosts: []imageservice.HostExplanation{{URL: "https://x"}}}
+	if probe {
+		x.Hosts[0].Probe = &imageservice.ProbeExplanation{Digest: "d"}
+	}
+	return x, nil
+}
+
+func TestExplain(t *testing.T) {
+	c := client(t, explaining{imagetest.NewFake()})
+	x, err := c.Explain(t.Context(), "a&b=c", true)
+	if err != nil || x.Reference != "a&b=c" || x.Hosts[0].Probe == nil {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if _, err := c.Explain(t.Context(), "", false); !errors.Is(err, imageservice.ErrInvalidReference) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := client(t, imagetest.NewFake()).Explain(t.Context(), "x", false); err == nil {
+		t.Error("a service that cannot explain explains")
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/skiff-node/skiff/imageservice"
 )
@@ -46,6 +47,14 @@ func (c *Client) Get(ctx context.Context, ref string) (imageservice.Image, error
 	}
 	err := c.call(ctx, http.MethodGet, "/v1/images?"+refs(ref), nil, &img)
 	return img, err
+}
+
+// Explain says how a reference would be pulled. See imageservice.Explainer.
+func (c *Client) Explain(ctx context.Context, ref string, probe bool) (imageservice.Explanation, error) {
+	var x imageservice.Explanation
+	q := url.Values{"ref": {ref}, "probe": {strconv.FormatBool(probe)}}
+	err := c.call(ctx, http.MethodGet, "/v1/explain?"+q.Encode(), nil, &x)
+	return x, err
 }
 
 // Remove deletes every name of the image that ref means.

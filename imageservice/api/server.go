@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"sync"
 
@@ -20,6 +21,7 @@ func NewServer(svc imageservice.Service) http.Handler {
 	mux.HandleFunc("POST /v1/pull", s.pull)
 	mux.HandleFunc("PUT /v1/archive", s.load)
 	mux.HandleFunc("GET /v1/archive", s.save)
+	mux.HandleFunc("GET /v1/explain", s.explain)
 	return mux
 }
 
@@ -51,6 +53,21 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, all)
+}
+
+func (s *server) explain(w http.ResponseWriter, r *http.Request) {
+	explainer, ok := s.images.(imageservice.Explainer)
+	if !ok {
+		fail(w, errors.New("this image service cannot explain pulls"))
+		return
+	}
+	q := r.URL.Query()
+	x, err := explainer.Explain(r.Context(), q.Get("ref"), q.Get("probe") == "true")
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	reply(w, x)
 }
 
 func (s *server) remove(w http.ResponseWriter, r *http.Request) {

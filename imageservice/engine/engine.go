@@ -40,8 +40,10 @@ type Config struct {
 	Pinned []string
 	// Platform is the platform to choose from multi-platform images. Optional, by default this machine.
 	Platform *ocispec.Platform
-	// StallTimeout ends a pull that has received no byte for so long. Optional, by default 5 minutes.
+	// StallTimeout ends a pull when a blob of it has received less than StallBytes for so long. Optional, by default 5
+	// minutes and 1 byte.
 	StallTimeout time.Duration
+	StallBytes   int64
 	// Downloads and Unpacks are how many blobs are fetched and layers unpacked at once, over all pulls. Optional,
 	// by default 6 and the number of processors (at least 2).
 	Downloads, Unpacks int

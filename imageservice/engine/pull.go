@@ -36,9 +36,7 @@ func (e *Engine) Pull(ctx context.Context, r imageservice.PullRequest) (imageser
 }
 
 func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullRequest, hold *lease) (digest.Digest, error) {
-	session, err := remote.Open(ctx, remote.Config{
-		CertsDirs: e.cfg.CertsDirs, DockerConfig: e.cfg.DockerConfig, StallTimeout: e.cfg.StallTimeout,
-	}, n.full, r.Auth)
+	session, err := remote.Open(e.registries(n.full), n.full, r.Auth)
 	if err != nil {
 		return "", err
 	}
@@ -56,6 +54,16 @@ func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullReques
 	}
 	img.Tags, img.Digests = n.tags(), n.digests(target.Digest)
 	return img.ID, e.announce([]*record.Image{img})
+}
+
+// registries is how registries are reached, for a pull of that name.
+func (e *Engine) registries(name string) remote.Config {
+	return remote.Config{
+		CertsDirs: e.cfg.CertsDirs, DockerConfig: e.cfg.DockerConfig, StallTimeout: e.cfg.StallTimeout, StallBytes: e.cfg.StallBytes,
+		Notice: func(text string) {
+			e.log.Warn("pulling goes on although something is amiss", "image", name, "what", text)
+		},
+	}
 }
 
 // registry is the source of pulls.

@@ -1,0 +1,26 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/remote"
+)
+
+var _ imageservice.Explainer = (*Engine)(nil)
+
+// Explain says how a reference would be pulled. See imageservice.Explainer.
+func (e *Engine) Explain(ctx context.Context, ref string, probe bool) (imageservice.Explanation, error) {
+	return Explain(ctx, e.cfg, ref, probe)
+}
+
+// Explain is the same without an engine: of cfg only what concerns registries is used.
+func Explain(ctx context.Context, cfg Config, ref string, probe bool) (imageservice.Explanation, error) {
+	n, err := parseName(ref)
+	if err != nil {
+		return imageservice.Explanation{}, err
+	}
+	return remote.Explain(ctx, remote.Config{
+		CertsDirs: cfg.CertsDirs, DockerConfig: cfg.DockerConfig, StallTimeout: cfg.StallTimeout,
+	}, n.full, probe)
+}
