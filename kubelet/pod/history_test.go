@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write the answers into the scripts")
 // answer to the command above them. The commands:
 //
 //	sandbox ready|dead [ip=IP] [host]   a new sandbox (ready), or the newest one has died
-//	run|create C                        the runtime has a new instance of container C
+//	run|create C [image=NAME]           the runtime has a new instance of container C, and calls its image so
 //	start C                             the instance created runs now
 //	exit C CODE [reason=R] [message=M]  the newest instance of C has ended
 //	lost C                              the newest instance of C is in state unknown
@@ -140,6 +140,9 @@ func (w *world) do(f []string) []string {
 		w.sandbox(f[1:])
 	case "run", "create":
 		w.instance(f[1], f[0] == "run")
+		if image, ok := strings.CutPrefix(arg(2), "image="); ok {
+			w.newest(f[1]).Image = image
+		}
 	case "start":
 		c := w.newest(f[1])
 		c.State, c.StartedAt = pod.Running, w.now

@@ -11,38 +11,41 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// puller gets the image of one container.
+// puller gets an image for one container: its own, or that of a volume.
 type puller struct {
 	*Runtime
 	pod       *v1.Pod
 	container *v1.Container
 	sandbox   *cri.PodSandboxConfig
+	// image as the user named it, and when to pull it.
+	image  string
+	policy v1.PullPolicy
 }
 
-// ensure finds the container's image, or pulls it if the pull policy says so. Its error is a *Fault.
+// ensure finds the image, or pulls it if the pull policy says so. Its error is a *Fault.
 func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 	p, c := r.pod, r.container
-	name, err := withTag(c.Image)
+	name, err := withTag(r.image)
 	if err != nil {
-		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)
+		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", r.image, err)
 		r.cfg.Events.Warning(p, c.Name, "InspectFailed", "%s", msg)
 		return nil, &Fault{Reason: ErrInvalidImageName, Message: msg}
 	}
 	image := &cri.ImageSpec{Image: name, Annotations: p.Annotations}
-	if c.ImagePullPolicy != v1.PullAlways {
+	if r.policy != v1.PullAlways {
 		found, err := r.findImage(ctx, image)
 		if err != nil {
-			msg := fmt.Sprintf("Failed to inspect image %q: %s", c.Image, message(err))
+			msg := fmt.Sprintf("Failed to inspect image %q: %s", r.image, message(err))
 			r.cfg.Events.Warning(p, c.Name, "InspectFailed", "%s", msg)
 			return nil, &Fault{Reason: ErrImageInspect, Message: msg}
 		}
 		if found != nil {
-			r.cfg.Events.Normal(p, c.Name, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+			r.cfg.Events.Normal(p, c.Name, "Pulled", "Container image %q already present on machine and can be accessed by the pod", r.image)
 			return found, nil
 		}
 	}
-	if c.ImagePullPolicy == v1.PullNever {
-		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+	if r.policy == v1.PullNever {
+		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.image)
 		r.cfg.Events.Warning(p, c.Name, ErrImageNeverPull, "%s", msg)
 		return nil, &Fault{Reason: ErrImageNeverPull, Message: msg}
 	}
@@ -78,7 +81,7 @@ func (r puller) pull(ctx context.Context, image *cri.ImageSpec) (*cri.Image, err
 	p, c := r.pod, r.container
 	auths := r.credentials(ctx, image.Image)
 	began := time.Now()
-	r.cfg.Events.Normal(p, c.Name, "Pulling", "Pulling image %q", c.Image)
+	r.cfg.Events.Normal(p, c.Name, "Pulling", "Pulling image %q", r.image)
 	select {
 	case r.pulls <- struct{}{}:
 		defer func() { <-r.pulls }()
@@ -95,8 +98,8 @@ func (r puller) pull(ctx context.Context, image *cri.ImageSpec) (*cri.Image, err
 		}
 		return r.pulled(ctx, resp.ImageRef, [2]time.Duration{time.Since(began) - waited, time.Since(began)})
 	}
-	msg := fmt.Sprintf("failed to pull image %q: %v", c.Image, errors.Join(errs...))
-	r.cfg.Events.Warning(p, c.Name, "Failed", "Failed to pull image %q: %v", c.Image, errors.Join(errs...))
+	msg := fmt.Sprintf("failed to pull image %q: %v", r.image, errors.Join(errs...))
+	r.cfg.Events.Warning(p, c.Name, "Failed", "Failed to pull image %q: %v", r.image, errors.Join(errs...))
 	return nil, &Fault{Reason: ErrImagePull, Message: msg}
 }
 
@@ -105,12 +108,12 @@ func (r puller) pulled(ctx context.Context, ref string, took [2]time.Duration) (
 	p, c := r.pod, r.container
 	found, err := r.findImage(ctx, &cri.ImageSpec{Image: ref})
 	if err == nil && found == nil {
-		err = fmt.Errorf("image %q is gone right after it was pulled", c.Image)
+		err = fmt.Errorf("image %q is gone right after it was pulled", r.image)
 	}
 	if err != nil {
 		return nil, &Fault{Reason: ErrImageInspect, Message: message(err)}
 	}
-	r.cfg.Events.Normal(p, c.Name, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", c.Image,
+	r.cfg.Events.Normal(p, c.Name, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", r.image,
 		took[0].Truncate(time.Millisecond), took[1].Truncate(time.Millisecond), found.Size)
 	return found, nil
 }

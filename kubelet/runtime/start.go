@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
-	"github.com/skiff-node/skiff/kubelet/volume"
 )
 
 // Fault is why a container could not be started. Reason is what the pod's status shows.
@@ -72,12 +70,17 @@ func (r launch) start(ctx context.Context) error {
 	if err != nil {
 		return fail(ErrConfig, err)
 	}
-	image, err := puller{r.Runtime, p, c, sandbox}.ensure(ctx)
+	image, err := puller{r.Runtime, p, c, sandbox, c.Image, c.ImagePullPolicy}.ensure(ctx)
 	if err != nil {
 		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", err.(*Fault).Reason)
 		return err
 	}
-	config, err := r.config(ctx, image)
+	volumes, err := r.imageVolumes(ctx, sandbox)
+	if err != nil {
+		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", err.(*Fault).Reason)
+		return err
+	}
+	config, err := r.config(ctx, image, volumes)
 	if err != nil {
 		return fail(ErrConfig, err)
 	}
@@ -104,7 +107,7 @@ func (r launch) start(ctx context.Context) error {
 }
 
 // config translates the container and makes on disk what its configuration refers to.
-func (r launch) config(ctx context.Context, image *cri.Image) (*cri.ContainerConfig, error) {
+func (r launch) config(ctx context.Context, image *cri.Image, volumes map[string]*cri.ImageSpec) (*cri.ContainerConfig, error) {
 	req, p, c := r.req, r.req.Pod, r.req.Start.Spec
 	source := &spec.EnvSource{Node: r.cfg.Node, Pod: p, Objects: r.cfg.Objects, PodIPs: r.podIPs()}
 	var err error
@@ -126,7 +129,7 @@ func (r launch) config(ctx context.Context, image *cri.Image) (*cri.ContainerCon
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
 	}
-	if in.Mounts, err = r.mounts(ctx, env); err != nil {
+	if in.Mounts, err = r.mounts(ctx, env, volumes); err != nil {
 		return nil, err
 	}
 	return spec.Container(r.cfg.Node, in)
@@ -149,63 +152,6 @@ func imageUser(image *cri.Image) spec.ImageUser {
 		return spec.ImageUser{Name: image.Username}
 	}
 	return spec.ImageUser{UID: new(int64)}
-}
-
-const etcHosts = "/etc/hosts"
-
-// readOnly tells the volumes that containers may not write, whatever their mounts say.
-func readOnly(p *v1.Pod, name string) bool {
-	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool { return v.Name == name && volume.ReadOnly(&v.VolumeSource) })
-}
-
-// mounts lists the container's volumes, its hosts file and its place for last words.
-func (r launch) mounts(ctx context.Context, env []spec.Var) ([]*cri.Mount, error) {
-	req, p, c := r.req, r.req.Pod, r.req.Start.Spec
-	hosts := p.Spec.HostNetwork || len(req.IPs) > 0
-	var list []*cri.Mount
-	for i := range c.VolumeMounts {
-		m := &c.VolumeMounts[i]
-		hosts = hosts && m.MountPath != etcHosts
-		path, ok := req.Volumes[m.Name]
-		if !ok {
-			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
-		}
-		sub, err := spec.SubPath(m, env)
-		if err != nil {
-			return nil, err
-		}
-		if sub != "" {
-			place := volume.SubPath{Pod: p.UID, Volume: m.Name, Container: c.Name, Index: i, VolumePath: path, Path: sub}
-			if path, err = r.cfg.SubPath(ctx, place); err != nil {
-				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
-			}
-		}
-		mount := spec.Mount(m, path)
-		mount.Readonly = mount.Readonly || readOnly(p, m.Name)
-		list = append(list, mount)
-	}
-	if hosts {
-		path, err := r.hostsFile()
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, &cri.Mount{ContainerPath: etcHosts, HostPath: path})
-	}
-	if c.TerminationMessagePath == "" {
-		return list, nil
-	}
-	path, err := r.lastWordsFile()
-	if err != nil {
-		return nil, err
-	}
-	return append(list, &cri.Mount{ContainerPath: absolute(c.TerminationMessagePath), HostPath: path}), nil
-}
-
-func absolute(path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return "/" + path
 }
 
 // hostsFile writes the pod's /etc/hosts in place: running containers have this very file mounted.

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,30 +11,33 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	criLogs "k8s.io/cri-client/pkg/logs"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/skiff-node/skiff/kubelet/server/podlog"
 )
 
 // logRequest is the query of a request for logs (v1.PodLogOptions).
 type logRequest struct {
-	options  criLogs.LogOptions
+	options  podlog.Options
 	previous bool
 	stream   string
 }
 
 func logRequestOf(q url.Values, now time.Time) (logRequest, error) {
 	r := logRequest{previous: yes(q, "previous"), stream: q.Get("stream")}
-	r.options.Follow, r.options.Timestamp = yes(q, "follow"), yes(q, "timestamps")
+	r.options.Follow, r.options.Timestamps = yes(q, "follow"), yes(q, "timestamps")
 	tail := q.Get("tailLines")
 	if old := q.Get("tail"); old != "" && old != "all" {
 		tail = old
 	}
 	var err error
-	if r.options.TailLines, err = count(tail, "tailLines", 0); err != nil {
+	if r.options.Tail, err = orNone(tail, "tailLines", 0); err != nil {
 		return r, err
 	}
-	if r.options.LimitBytes, err = count(q.Get("limitBytes"), "limitBytes", 1); err != nil {
+	if r.options.Limit, err = orNone(q.Get("limitBytes"), "limitBytes", 1); err != nil {
 		return r, err
 	}
 	seconds, err := count(q.Get("sinceSeconds"), "sinceSeconds", 1)
@@ -78,6 +80,15 @@ func count(text, field string, least int64) (*int64, error) {
 	return &n, nil
 }
 
+// orNone is a count, or -1 when there is none.
+func orNone(text, field string, least int64) (int64, error) {
+	n, err := count(text, field, least)
+	if n == nil {
+		return -1, err
+	}
+	return *n, nil
+}
+
 // logs writes a container's log: all of it, its end, or for as long as the container runs.
 func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	query, err := logRequestOf(r.URL.Query(), time.Now())
@@ -106,18 +117,19 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	}
 	out := &output{w: w, follow: query.options.Follow, control: http.NewResponseController(w)}
 	w.Header().Set("Content-Type", "text/plain")
-	stdout, stderr := io.Writer(out), io.Writer(out)
-	switch query.stream {
-	case v1.LogStreamStdout:
-		stderr = nil
-	case v1.LogStreamStderr:
-		stdout = nil
+	read := query.options
+	read.Path, read.Running = got.GetStatus().GetLogPath(), s.running(id)
+	if query.stream != v1.LogStreamStderr {
+		read.Stdout = out
+	}
+	if query.stream != v1.LogStreamStdout {
+		read.Stderr = out
 	}
 	if out.follow {
 		w.WriteHeader(http.StatusOK)
 		_ = out.control.Flush() // the client sees that it is connected before the first line comes
 	}
-	err = criLogs.ReadLogs(r.Context(), got.GetStatus().GetLogPath(), id, &query.options, statusOnly{client: s.cfg.Runtime}, stdout, stderr)
+	err = podlog.Read(r.Context(), read)
 	if err != nil && r.Context().Err() == nil {
 		s.cfg.Log.Warn("log could not be read", "container", id, "err", err)
 		if !out.begun && !out.follow {
@@ -143,14 +155,15 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// statusOnly is the one call that following a log needs: whether the container still runs.
-type statusOnly struct {
-	internalapi.RuntimeService
-	client runtimeapi.RuntimeServiceClient
-}
-
-func (s statusOnly) ContainerStatus(ctx context.Context, id string, verbose bool) (*runtimeapi.ContainerStatusResponse, error) {
-	return s.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: verbose})
+// running asks the runtime whether the container may still write. One that is gone does not.
+func (s *Server) running(id string) func(context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
+		got, err := s.cfg.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		if status.Code(err) == codes.NotFound {
+			return false, nil
+		}
+		return got.GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING, err
+	}
 }
 
 func hasContainer(pod *v1.Pod, name string) bool {

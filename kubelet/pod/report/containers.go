@@ -108,9 +108,17 @@ func removedToRestart(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStat
 			Message: restartingMessage, ExitCode: killedCode}}}
 }
 
+// imageName is the image as people know it. A runtime that was given an image by its ID may have no better name for it.
+func imageName(c *pod.Container, spec *v1.Container) string {
+	if bare := strings.HasPrefix(c.Image, "sha256:") || c.Image == ""; bare && (c.Hash == 0 || c.Hash == pod.Hash(spec)) {
+		return spec.Image
+	}
+	return c.Image
+}
+
 func (s *stater) convert(spec *v1.Container, c *pod.Container, old *v1.ContainerStatus) v1.ContainerStatus {
 	id := s.f.Runtime + "://" + c.ID
-	st := v1.ContainerStatus{Name: c.Name, RestartCount: int32(c.Restarts), Image: c.Image, ImageID: c.ImageID, ContainerID: id,
+	st := v1.ContainerStatus{Name: c.Name, RestartCount: int32(c.Restarts), Image: imageName(c, spec), ImageID: c.ImageID, ContainerID: id,
 		User: c.User, Resources: spec.Resources.DeepCopy(), AllocatedResources: spec.Resources.Requests}
 	if old != nil && old.RestartCount > st.RestartCount {
 		st.RestartCount = old.RestartCount
