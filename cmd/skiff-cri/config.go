@@ -6,13 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/skiff-node/skiff/cri/trace"
 )
 
 // defaultConfig is the commented configuration file, and the source of all defaults.
@@ -33,9 +38,29 @@ type Config struct {
 	Keeper       string             `toml:"keeper"`
 	KeeperLog    string             `toml:"keeper_log"`
 	LogLevel     slog.Level         `toml:"log_level"`
+	LogFormat    string             `toml:"log_format"`
+	Monitor      MonitorConfig      `toml:"monitor"`
+	Tracing      TracingConfig      `toml:"tracing"`
 	Images       ImagesConfig       `toml:"images"`
 	Network      NetworkConfig      `toml:"network"`
 	Runtimes     map[string]Runtime `toml:"runtimes"`
+
+	origins map[string]string // key → "file, line 7", for what a file has set
+}
+
+// MonitorConfig is the section [monitor].
+type MonitorConfig struct {
+	Metrics    string `toml:"metrics"`
+	Debug      string `toml:"debug"`
+	StuckAfter int    `toml:"stuck_after_seconds"`
+}
+
+// TracingConfig is the section [tracing].
+type TracingConfig struct {
+	Endpoint    string  `toml:"endpoint"`
+	Protocol    string  `toml:"protocol"`
+	TLS         bool    `toml:"tls"`
+	SampleRatio float64 `toml:"sample_ratio"`
 }
 
 // ImagesConfig is the section [images].
@@ -69,26 +94,36 @@ type Runtime struct {
 	Args []string `toml:"args"`
 }
 
-// load reads the defaults, then the file over them. Without a path the usual file is read where it exists.
+// load reads the defaults, then the file over them, then its drop-ins: the files <path>.d/*.toml, by name. Without a
+// path the usual file is read where it exists.
 func load(path string) (Config, error) {
-	var c Config
+	c := Config{origins: map[string]string{}}
 	if err := decode(defaultConfig, &c); err != nil {
 		return c, fmt.Errorf("built-in defaults: %w", err)
 	}
-	text, err := os.ReadFile(path)
-	switch {
-	case path == "":
-		text, err = os.ReadFile(usualConfig)
-		if errors.Is(err, os.ErrNotExist) {
-			return c, nil
-		}
+	named := path != ""
+	if !named {
 		path = usualConfig
 	}
+	dropIns, err := filepath.Glob(path + ".d/*.toml")
 	if err != nil {
-		return c, fmt.Errorf("read the configuration: %w", err)
+		return c, fmt.Errorf("look for drop-ins of %s: %w", path, err)
 	}
-	if err := decode(text, &c); err != nil {
-		return c, fmt.Errorf("configuration %s: %w", path, err)
+	for i, file := range append([]string{path}, dropIns...) {
+		text, err := os.ReadFile(file)
+		if i == 0 && !named && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return c, fmt.Errorf("read the configuration: %w", err)
+		}
+		if err := decode(text, &c); err != nil {
+			return c, fmt.Errorf("configuration %s: %w", file, err)
+		}
+		lines, _ := keyLines(text)
+		for key, line := range lines {
+			c.origins[key] = fmt.Sprintf("configuration %s: line %d", file, line)
+		}
 	}
 	return c, nil
 }
@@ -109,6 +144,9 @@ func decode(text []byte, c *Config) error {
 		line, _ := wrong.Position()
 		return fmt.Errorf("line %d, %q: %w", line, lineOf(text, line), err)
 	}
+	if _, again := keyLines(text); err != nil && again > 0 {
+		return fmt.Errorf("line %d, %q: %w", again, lineOf(text, again), err)
+	}
 	return err
 }
 
@@ -121,11 +159,48 @@ func lineOf(text []byte, number int) string {
 	return strings.TrimSpace(lines[number-1])
 }
 
+// keyLines says on which line each key stands, and on which line one stands again that was there before; 0: on none.
+func keyLines(text []byte) (lines map[string]int, again int) {
+	lines = map[string]int{}
+	p := unstable.Parser{}
+	p.Reset(text)
+	table := ""
+	for p.NextExpression() {
+		e := p.Expression()
+		var words []string
+		line := 0
+		for key := e.Key(); key.Next(); {
+			words = append(words, string(key.Node().Data))
+			line = p.Shape(key.Node().Raw).Start.Line
+		}
+		name := strings.Join(words, ".")
+		if e.Kind == unstable.Table {
+			table = name + "."
+		} else {
+			name = table + name
+		}
+		if lines[name] > 0 && again == 0 {
+			again = line
+		}
+		lines[name] = line
+	}
+	return lines, again
+}
+
+// bad is an error about a value, with the place where the key was set.
+func (c Config) bad(key, format string, args ...any) error {
+	err := fmt.Errorf(key+": "+format, args...)
+	if origin := c.origins[key]; origin != "" {
+		return fmt.Errorf("%s: %w", origin, err)
+	}
+	return err
+}
+
 // complete fills in what depends on other keys, and refuses what cannot be.
 func (c Config) complete() (Config, error) {
 	for key, path := range map[string]*string{"root": &c.Root, "run_dir": &c.RunDir} {
 		if !filepath.IsAbs(*path) {
-			return c, fmt.Errorf("%s: %q is not an absolute path", key, *path)
+			return c, c.bad(key, "%q is not an absolute path", *path)
 		}
 		*path = filepath.Clean(*path)
 	}
@@ -137,6 +212,7 @@ func (c Config) complete() (Config, error) {
 		{&c.ImagesListen, filepath.Join(c.RunDir, "images.sock")},
 		{&c.KeeperLog, filepath.Join(c.RunDir, "keeper.log")},
 		{&c.CgroupParent, filepath.Join("/", c.Cgroup, "pods")},
+		{&c.Monitor.Debug, filepath.Join(c.RunDir, "debug.sock")},
 	} {
 		if *d.value == "" {
 			*d.value = d.fallback
@@ -145,10 +221,50 @@ func (c Config) complete() (Config, error) {
 	c.Listen = strings.TrimPrefix(c.Listen, "unix://")
 	for name, r := range c.Runtimes {
 		if !filepath.IsAbs(r.Path) {
-			return c, fmt.Errorf("runtimes.%s.path: %q is not an absolute path", name, r.Path)
+			return c, c.bad("runtimes."+name+".path", "%q is not an absolute path", r.Path)
 		}
 	}
-	return c, nil
+	return c, c.checkMonitor()
+}
+
+// off is the value of a key that has a default, but shall have none.
+const off = "off"
+
+// checkMonitor checks what concerns logs, metrics and traces.
+func (c Config) checkMonitor() error {
+	m, t := c.Monitor, c.Tracing
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		return c.bad("log_format", "%q is neither \"text\" nor \"json\"", c.LogFormat)
+	}
+	if path, unix := strings.CutPrefix(m.Metrics, "unix://"); unix && !filepath.IsAbs(path) {
+		return c.bad("monitor.metrics", "%q is not an absolute path", path)
+	} else if err := hostPort(m.Metrics); err != nil && !unix && m.Metrics != "" {
+		return c.bad("monitor.metrics", "%q is neither host:port nor unix:///path: %w", m.Metrics, err)
+	}
+	if m.Debug != off && !filepath.IsAbs(strings.TrimPrefix(m.Debug, "unix://")) {
+		return c.bad("monitor.debug", "%q is neither an absolute path nor %q", m.Debug, off)
+	}
+	if m.StuckAfter < 0 {
+		return c.bad("monitor.stuck_after_seconds", "%d is negative", m.StuckAfter)
+	}
+	if err := hostPort(t.Endpoint); err != nil && t.Endpoint != "" {
+		return c.bad("tracing.endpoint", "%q is not host:port: %w", t.Endpoint, err)
+	}
+	if t.Protocol != trace.GRPC && t.Protocol != trace.HTTP {
+		return c.bad("tracing.protocol", "%q is neither %q nor %q", t.Protocol, trace.GRPC, trace.HTTP)
+	}
+	if t.SampleRatio < 0 || t.SampleRatio > 1 {
+		return c.bad("tracing.sample_ratio", "%v is not between 0 and 1", t.SampleRatio)
+	}
+	return nil
+}
+
+func hostPort(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	return err
 }
 
 // keeperBinary finds skiff-keeper beside this binary or on the PATH.

@@ -3,8 +3,17 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -49,4 +58,85 @@ func TestPodMetricsOfARunningPod(t *testing.T) {
 	if _, ok := values["pod container_network_receive_bytes_total"]; !ok {
 		t.Error("the pod's network is not counted")
 	}
+}
+
+// TestOperations runs a server whose configuration is edited and reloaded under it.
+func TestOperations(t *testing.T) {
+	h := newHost(t)
+	before, err := os.ReadFile(h.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(h.config, append(slices.Clone(before), text...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.server.Process.Signal(unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(h.dir, "run", "metrics.sock")
+	if answersAt(t, socket) {
+		t.Fatal("metrics are served though they are off")
+	}
+	edit(fmt.Sprintf("[monitor]\nmetrics = \"unix://%s\"\n[runtimes.other]\npath = \"/bin/false\"\n", socket))
+	h.until("metrics are served", func() bool { return answersAt(t, socket) })
+	h.until("the handler is known", func() bool {
+		st, err := h.runtime.Status(t.Context(), &cri.StatusRequest{Verbose: true})
+		if err != nil || !strings.Contains(st.Info["calls"], "Status") {
+			t.Fatalf("%v, %v", st, err)
+		}
+		return slices.ContainsFunc(st.RuntimeHandlers, func(r *cri.RuntimeHandler) bool { return r.Name == "other" })
+	})
+	config := h.sandboxConfig("ops")
+	h.start(h.runSandbox(config), containerConfig("app", "sleep 1000"), config)
+	text := h.metrics(socket)
+	for _, want := range []string{
+		`grpc_server_handled_total{grpc_code="OK",grpc_method="RunPodSandbox",grpc_service="runtime.v1.RuntimeService",grpc_type="unary"} 1`,
+		`skiff_cri_step_seconds_count{call="StartContainer",step="start the process"} 1`, `skiff_cri_containers{state="running"} 1`,
+		`skiff_cri_keeper_connects_total 1`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	out, err := h.output("calls")
+	if err != nil || !strings.HasPrefix(out, "CALL") {
+		t.Errorf("%s, %v", out, err)
+	}
+	edit("nonsense = 1\n")
+	h.until("the bad file is named", func() bool { return strings.Contains(h.log(), "unknown key") })
+	edit("[network]\n")
+	h.until("the second table is named", func() bool { return strings.Count(h.log(), "the old one stays") == 2 })
+	if !answersAt(t, socket) {
+		t.Error("a bad configuration took the metrics away")
+	}
+	edit("")
+	h.until("metrics are off", func() bool { return !answersAt(t, socket) })
+}
+
+// metrics scrapes the server.
+func (h *host) metrics(socket string) string {
+	h.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialUnix(socket)}}
+	reply, err := client.Get("http://x/metrics")
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer reply.Body.Close()
+	text, err := io.ReadAll(reply.Body)
+	if err != nil {
+		h.Fatal(err)
+	}
+	return string(text)
+}
+
+// output runs another command of skiff-cri.
+func (h *host) output(args ...string) (string, error) {
+	cmd := h.command(args...)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	err := cmd.Run()
+	return out.String(), err
 }

@@ -8,13 +8,20 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/cmd/skiff-cri/systemd"
 	"github.com/skiff-node/skiff/cri"
+	"github.com/skiff-node/skiff/cri/prom"
 	"github.com/skiff-node/skiff/imageservice/api"
 	images "github.com/skiff-node/skiff/imageservice/engine"
 	network "github.com/skiff-node/skiff/network/engine"
@@ -33,6 +40,8 @@ type parts struct {
 	images  *images.Engine
 	network *network.Engine
 	runtime *runtime.Engine
+	// connects counts the connections made to the keeper.
+	connects atomic.Uint64
 }
 
 // open locks the run directory and opens the services. What it opened before an error is in the value it returns.
@@ -76,6 +85,7 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 			if err != nil {
 				return nil, err
 			}
+			p.connects.Add(1)
 			return client, nil
 		},
 	})
@@ -83,6 +93,15 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 		return p, err
 	}
 	return p, p.runtime.Recover(ctx)
+}
+
+// reload tells the services what may change while they run.
+func (p *parts) reload(c Config) {
+	images.Reload(p.images, images.Settings{
+		CertsDirs: c.Images.CertsDirs, DockerConfig: c.Images.DockerConfig, Pinned: c.Images.Pinned,
+		StallTimeout: time.Duration(c.Images.StallTimeout) * time.Second,
+	})
+	p.runtime.SetHandlers(handlers(c.Runtimes))
 }
 
 func handlers(in map[string]Runtime) map[string]keeper.Runtime {
@@ -126,19 +145,17 @@ func (p *parts) close() error {
 	return errors.Join(errs...)
 }
 
-// serve runs until ctx is done. Containers run on.
-func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
-	if c.Cgroup != "" {
-		root, err := cgroup.Mounted()
-		if err == nil {
-			err = root.Enter(filepath.Join("/", c.Cgroup, "cri"), os.Getpid())
-		}
-		if err != nil {
-			log.Warn("skiff-cri stays in the cgroup it was started in", "error", err)
-		}
+// serve runs until ctx is done. Containers run on. A reload reads the configuration by read.
+func serve(ctx context.Context, c Config, o *operations, read func() (Config, error)) (err error) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
+	if o.notify, err = systemd.FromEnvironment(); err != nil {
+		o.log.Warn("the service manager is not told", "error", err)
 	}
-	p, err := open(ctx, c, log)
-	defer func() { err = errors.Join(err, p.close()) }()
+	enterCgroup(c, o.log)
+	p, err := open(ctx, c, o.log)
+	defer func() { err = errors.Join(err, o.close(), p.close()) }()
 	if err != nil {
 		return err
 	}
@@ -149,17 +166,63 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	defer listener.Close()
 	server, err := cri.New(cri.Config{
-		Runtime: p.runtime.Service(), Images: p.images, Socket: c.Listen, Streams: c.Streams, Version: version, Log: log,
+		Runtime: p.runtime.Service(), Images: p.images, Socket: c.Listen, Streams: c.Streams, Version: version, Log: o.log, Calls: o.calls,
 	})
 	if err != nil {
+		return err
+	}
+	o.node = prom.Node{Runtime: p.runtime.Service(), Images: p.images, Calls: o.calls, Connects: p.connects.Load}
+	o.services = p.reload
+	if err := o.apply(ctx, c); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.runtime.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	group.Go(func() error { return serveImages(ctx, listener, p.images) })
-	log.Info("serving", "cri", c.Listen, "images", c.ImagesListen, "version", version)
+	group.Go(func() error { return followReloads(ctx, hangup, c, o, read) })
+	group.Go(func() error {
+		o.notify.Watch(ctx, func(ctx context.Context) error { return answers(ctx, c.Listen) })
+		return nil
+	})
+	o.log.Info("serving", "cri", c.Listen, "images", c.ImagesListen, "version", version)
+	o.notify.Ready("serving")
 	return group.Wait()
+}
+
+func enterCgroup(c Config, log *slog.Logger) {
+	if c.Cgroup == "" {
+		return
+	}
+	root, err := cgroup.Mounted()
+	if err == nil {
+		err = root.Enter(filepath.Join("/", c.Cgroup, "cri"), os.Getpid())
+	}
+	if err != nil {
+		log.Warn("skiff-cri stays in the cgroup it was started in", "error", err)
+	}
+}
+
+func followReloads(ctx context.Context, hangup <-chan os.Signal, c Config, o *operations, read func() (Config, error)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			c = o.reload(ctx, c, read)
+		}
+	}
+}
+
+// answers asks the server on the socket for its status, as the kubelet does.
+func answers(ctx context.Context, socket string) error {
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = runtimeapi.NewRuntimeServiceClient(conn).Status(ctx, &runtimeapi.StatusRequest{})
+	return err
 }
 
 func serveImages(ctx context.Context, listener net.Listener, service *images.Engine) error {

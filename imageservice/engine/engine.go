@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -55,7 +56,8 @@ type Config struct {
 
 // Engine is the image service of a node. Its methods are safe for concurrent use.
 type Engine struct {
-	cfg      Config
+	cfg      Config // as at the start
+	settings atomic.Pointer[Settings]
 	log      *slog.Logger
 	machine  platforms.MatchComparer
 	platform string
@@ -101,8 +103,11 @@ func (e *Engine) defaults() error {
 		return fmt.Errorf("image store: Config.Root is %q, it must be an absolute path", e.cfg.Root)
 	}
 	if e.cfg.StallTimeout <= 0 {
-		e.cfg.StallTimeout = 5 * time.Minute
+		e.cfg.StallTimeout = defaultStall
 	}
+	e.settings.Store(&Settings{
+		CertsDirs: e.cfg.CertsDirs, DockerConfig: e.cfg.DockerConfig, Pinned: e.cfg.Pinned, StallTimeout: e.cfg.StallTimeout,
+	})
 	if e.cfg.Downloads <= 0 {
 		e.cfg.Downloads = 6
 	}

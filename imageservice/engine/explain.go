@@ -11,7 +11,7 @@ var _ imageservice.Explainer = (*Engine)(nil)
 
 // Explain says how a reference would be pulled. See imageservice.Explainer.
 func (e *Engine) Explain(ctx context.Context, ref string, probe bool) (imageservice.Explanation, error) {
-	return Explain(ctx, e.cfg, ref, probe)
+	return Explain(ctx, current(e), ref, probe)
 }
 
 // Explain is the same without an engine: of cfg only what concerns registries is used.

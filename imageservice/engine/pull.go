@@ -58,8 +58,9 @@ func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullReques
 
 // registries is how registries are reached, for a pull of that name.
 func (e *Engine) registries(name string) remote.Config {
+	cfg := current(e)
 	return remote.Config{
-		CertsDirs: e.cfg.CertsDirs, DockerConfig: e.cfg.DockerConfig, StallTimeout: e.cfg.StallTimeout, StallBytes: e.cfg.StallBytes,
+		CertsDirs: cfg.CertsDirs, DockerConfig: cfg.DockerConfig, StallTimeout: cfg.StallTimeout, StallBytes: cfg.StallBytes,
 		Notice: func(text string) {
 			e.log.Warn("pulling goes on although something is amiss", "image", name, "what", text)
 		},

@@ -5,12 +5,14 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/flight"
 	"github.com/skiff-node/skiff/runtimeservice/hub"
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
@@ -89,6 +91,8 @@ type core struct {
 	flights flight.Group
 	hub     hub.Hub
 	link    link.Link
+	// handlers may change while the engine runs.
+	handlers atomic.Pointer[map[string]keeper.Runtime]
 
 	boxes *table.Table[sandboxRecord]
 	units *table.Table[containerRecord]

@@ -86,6 +86,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, log: cfg.Log, host: host, cgroups: cgroup.Root{Path: "/sys/fs/cgroup", V2: host.CgroupV2},
 		link: link.Link{Connect: cfg.Connect},
 	}
+	c.handlers.Store(&cfg.Handlers)
 	for _, dir := range []string{c.nsDir(), c.sandboxDir(""), c.containerDir("")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("runtime: make directories: %w", err)

@@ -2,9 +2,7 @@ package engine
 
 import (
 	"context"
-	"maps"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +23,7 @@ func (n *node) Status(ctx context.Context) runtimeservice.Status {
 		},
 	}
 	recursive := recursiveReadOnly()
-	for _, name := range append([]string{"", defaultHandler}, slices.Sorted(maps.Keys(n.cfg.Handlers))...) {
+	for _, name := range append([]string{"", defaultHandler}, n.handlerNames()...) {
 		native := name == "" || name == defaultHandler
 		st.Handlers = append(st.Handlers, runtimeservice.Handler{Name: name, RecursiveReadOnlyMounts: native && recursive})
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -51,9 +50,9 @@ func (s *sandboxes) check(c runtimeservice.SandboxConfig) error {
 	if m.Name == "" || m.Namespace == "" || m.UID == "" {
 		return fmt.Errorf("%w: config.metadata: name, namespace and uid are required", runtimeservice.ErrInvalid)
 	}
-	if _, known := s.cfg.Handlers[c.Handler]; !known && c.Handler != "" && c.Handler != defaultHandler {
+	if _, known := s.handler(c.Handler); !known && c.Handler != "" && c.Handler != defaultHandler {
 		return fmt.Errorf("%w: runtime handler %q is not configured; there are %q", runtimeservice.ErrInvalid,
-			c.Handler, append([]string{defaultHandler}, slices.Sorted(maps.Keys(s.cfg.Handlers))...))
+			c.Handler, append([]string{defaultHandler}, s.handlerNames()...))
 	}
 	if c.Security.Namespaces.UserPod {
 		return fmt.Errorf("user namespaces (userns_options.mode POD): %w", runtimeservice.ErrUnsupported)

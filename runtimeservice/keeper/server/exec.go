@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,64 +28,55 @@ type execution struct {
 	// terminal is the slave side: it can be resized, but does not keep the terminal alive. So a client that goes
 	// away, or dies, hangs it up.
 	terminal *os.File
-	forget   func()
 	exited   chan struct{}
 	exit     keeper.Exit // valid when exited is closed
-	told     bool        // guarded by the mu of execs
+	told     bool        // guarded by the container's mu
 }
 
-// execs are what is exec'ed into one container.
-type execs struct {
-	of *container
-
-	mu   sync.Mutex
-	byID map[string]*execution // nil while one is being started
-}
-
-// start starts the process. The files are handed over, in the order stdin, stdout, stderr.
-func (x *execs) start(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
+// exec starts the process. The files are handed over, in the order stdin, stdout, stderr.
+func (c *container) exec(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
 	if req.ExecID == "" {
 		return nil, nil, fmt.Errorf("%w: execID is empty", keeper.ErrInvalid)
 	}
-	if err := x.reserve(req.ExecID); err != nil {
+	if err := c.reserve(req.ExecID); err != nil {
 		return nil, nil, err
 	}
-	e, master, err := x.execute(ctx, req, streams)
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	e, master, err := c.execute(ctx, req, streams)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
-		delete(x.byID, req.ExecID)
+		delete(c.execs, req.ExecID)
 		return nil, nil, err
 	}
-	x.byID[req.ExecID] = e
+	c.execs[req.ExecID] = e
 	return e, master, nil
 }
 
 // reserve takes the name, that of an ended exec too, and forgets ended ones beyond the bounds.
-func (x *execs) reserve(id string) error {
-	if err := x.of.may(doExec); err != nil {
+func (c *container) reserve(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := next(c.rec.Row.State, doExec); err != nil {
 		return err
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if e, taken := x.byID[id]; taken && (e == nil || !e.ended()) {
+	if e, taken := c.execs[id]; taken && (e == nil || !e.ended()) {
 		return fmt.Errorf("%w: exec %s", keeper.ErrExists, id)
 	}
 	left := map[bool]int{true: maxTold, false: maxUntold}
-	for old, e := range x.byID {
+	for old, e := range c.execs {
 		if e == nil || !e.ended() {
 			continue
 		}
 		if left[e.told]--; left[e.told] < 0 {
-			delete(x.byID, old)
+			delete(c.execs, old)
 		}
 	}
-	x.byID[id] = nil
+	c.execs[id] = nil
 	return nil
 }
 
-func (x *execs) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
-	made, err := x.of.runtime.Exec(ctx, x.of.id(), req.Process, streams)
+func (c *container) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
+	made, err := c.runtime.Exec(ctx, c.id(), req.Process, streams)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,10 +85,10 @@ func (x *execs) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*
 		closeFile(made.Console)
 		return nil, nil, fmt.Errorf("hold exec'ed process: %w", err)
 	}
-	e := &execution{process: process, forget: x.note(made.Pid), exited: make(chan struct{})}
+	e := &execution{process: process, exited: make(chan struct{})}
 	if made.Console != nil {
 		if e.terminal, err = slave(made.Console); err != nil {
-			x.of.log.Warn("terminal cannot be resized", "container", x.of.id(), "error", err)
+			c.log.Warn("terminal cannot be resized", "container", c.id(), "error", err)
 		}
 	}
 	return e, made.Console, nil
@@ -110,7 +99,6 @@ func (e *execution) watch() {
 	status := e.process.Wait()
 	e.exit = keeper.Exit{Code: status.Code, Signal: status.Signal, Unknown: status.Unknown, At: time.Now()}
 	closeFile(e.terminal)
-	e.forget()
 	close(e.exited)
 }
 
@@ -123,41 +111,28 @@ func (e *execution) ended() bool {
 	}
 }
 
-// find finds a started exec.
-func (x *execs) find(id string) (*execution, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if e := x.byID[id]; e != nil {
+// execution finds a started exec.
+func (c *container) execution(id string) (*execution, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.execs[id]; e != nil {
 		return e, nil
 	}
 	return nil, fmt.Errorf("%w: exec %s", keeper.ErrNotFound, id)
 }
 
-// pids are the processes that are waited for.
-func (x *execs) pids() []int {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	var out []int
-	for _, e := range x.byID {
-		if e != nil {
-			out = append(out, e.process.Pid)
-		}
-	}
-	return out
-}
-
 // tell marks that the exit was told to a client.
-func (x *execs) tell(e *execution) keeper.Exit {
-	x.mu.Lock()
-	defer x.mu.Unlock()
+func (c *container) tell(e *execution) keeper.Exit {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	e.told = true
 	return e.exit
 }
 
-// kill signals an exec'ed process, or with all its session and descendants: a shell's children must not survive
+// killExec signals an exec'ed process, or with all its session and descendants: a shell's children must not survive
 // the time-out of their exec.
-func (x *execs) kill(id string, signal int, all bool) error {
-	e, err := x.find(id)
+func (c *container) killExec(id string, signal int, all bool) error {
+	e, err := c.execution(id)
 	if err != nil {
 		return err
 	}
@@ -171,7 +146,7 @@ func (x *execs) kill(id string, signal int, all bool) error {
 	// The exec'ed process leads a session (nsexec calls setsid). A few rounds, as they may fork while we look; the
 	// leader last, so that its number stays taken while others are looked for by it.
 	for range 5 {
-		family, err := x.family(e.process.Pid)
+		family, err := c.family(e.process.Pid)
 		if err != nil {
 			return err
 		}
@@ -188,39 +163,9 @@ func (x *execs) kill(id string, signal int, all bool) error {
 	return nil
 }
 
-// noting tells whether execs must be written down: in a shared PID namespace, and under a foreign runtime, whose
-// processes may be in no namespace that we know.
-func (x *execs) noting() bool {
-	return x.of.rec.Created.SharedPid || x.of.rec.Create.Runtime.Path != ""
-}
-
-// noteDir has a file for each exec that is noted, named by its pid and start time.
-func (x *execs) noteDir() string {
-	return filepath.Join(x.of.dir, "execs")
-}
-
-// note writes an exec down for the next keeper, and returns how to forget it.
-func (x *execs) note(pid int) (forget func()) {
-	if !x.noting() {
-		return func() {}
-	}
-	start, err := proc.StartTime(pid)
-	if err != nil {
-		return func() {} // it has exited
-	}
-	path := filepath.Join(x.noteDir(), fmt.Sprintf("%d-%d", pid, start))
-	if err = os.MkdirAll(x.noteDir(), 0o700); err == nil {
-		err = os.WriteFile(path, nil, 0o600)
-	}
-	if err != nil {
-		x.of.log.Warn("exec will run on if the keeper dies", "container", x.of.id(), "error", err)
-	}
-	return func() { _ = os.Remove(path) }
-}
-
 // family lists the living processes of the container that belong to the session of the leader or descend from it.
-func (x *execs) family(leader int) ([]int, error) {
-	pids, err := oci.Pids(x.of.rec.Created.Cgroups)
+func (c *container) family(leader int) ([]int, error) {
+	pids, err := oci.Pids(c.rec.Created.Cgroups)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
@@ -254,7 +199,7 @@ func (c *container) resize(req keeper.Resize) error {
 	if req.ExecID == "" {
 		return c.streams.Resize(req.Width, req.Height)
 	}
-	e, err := c.execs.find(req.ExecID)
+	e, err := c.execution(req.ExecID)
 	if err != nil {
 		return err
 	}
