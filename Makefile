@@ -13,7 +13,7 @@ DIRS    := cmd cri imageservice runtimeservice network kubelet proxy controlplan
 # What comes from Debian: to build (a C compiler and libseccomp for the keeper), to make the example images
 # (busybox), to show the answer (curl), and to test (namespaces, nft, ip).
 BUILD_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev busybox-static curl
-TEST_PACKAGES  := $(BUILD_PACKAGES) iproute2 nftables util-linux procps iputils-ping kmod
+TEST_PACKAGES  := $(BUILD_PACKAGES) iproute2 nftables util-linux procps iputils-ping kmod crun runc containerd
 BENCH_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins
 
 help: ## show the targets

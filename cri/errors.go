@@ -32,6 +32,8 @@ var codeOf = []struct {
 	{imageservice.ErrInvalidReference, codes.InvalidArgument, nil},
 	{imageservice.ErrUnauthorized, codes.PermissionDenied, nil},
 	{imageservice.ErrWrongPlatform, codes.FailedPrecondition, nil},
+	{imageservice.ErrArtifact, codes.FailedPrecondition, nil},
+	{imageservice.ErrUnsupported, codes.Unimplemented, nil},
 	{imageservice.ErrCorrupt, codes.DataLoss, nil},
 	{imageservice.ErrNoSpace, codes.ResourceExhausted, nil},
 	{imageservice.ErrPullStalled, codes.DeadlineExceeded, nil},

@@ -28,6 +28,8 @@ var (
 	ErrNoSpace          = errors.New("no space left on the image file system")
 	ErrPullStalled      = errors.New("pull made no progress")
 	ErrSignatureInvalid = errors.New("image signature validation failed")
+	ErrUnsupported      = errors.New("image format is not supported")
+	ErrArtifact         = errors.New("is an OCI artifact, which can only be mounted as an image volume")
 )
 
 // Image is one image as CRI knows it. ID is the digest of its configuration ("sha256:…"), the same string that
@@ -39,6 +41,10 @@ type Image struct {
 	Size        int64    `json:"size"`                  // bytes of compressed content
 	Pinned      bool     `json:"pinned,omitempty"`
 	Config      Config   `json:"config"`
+	// ArtifactType is set for what is not an image to run but files to mount (OCI image specification 1.1, "Guidelines for
+	// Artifact Usage"). The ID of an artifact is the digest of its manifest.
+	ArtifactType string            `json:"artifactType,omitempty"`
+	Annotations  map[string]string `json:"annotations,omitempty"` // of the manifest
 }
 
 // Config is the part of the OCI image configuration that running a container needs
@@ -122,10 +128,11 @@ type Archives interface {
 
 // RootFS makes root file systems for containers. The key is the container id.
 type RootFS interface {
-	// Prepare makes a writable root file system on the image with that id and returns how to mount it.
+	// Prepare makes a writable root file system on the image with that id and returns how to mount it. An artifact has
+	// none: ErrArtifact.
 	// Preparing the same key again returns the same mounts.
 	Prepare(ctx context.Context, key, imageID string) ([]Mount, error)
-	// View makes a read-only one (image volumes).
+	// View makes a read-only one (image volumes), of an image or an artifact.
 	View(ctx context.Context, key, imageID string) ([]Mount, error)
 	// Release forgets the root file system of key and frees its space. Releasing what is gone succeeds.
 	Release(ctx context.Context, key string) error

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/server"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
 )
@@ -46,6 +47,7 @@ func main() {
 type options struct {
 	runDir  string
 	log     string
+	cgroup  string
 	readyFD int
 	version bool
 }
@@ -55,6 +57,7 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("skiff-keeper", flag.ContinueOnError)
 	flags.StringVar(&o.runDir, "run-dir", "/run/skiff/keeper", "directory of the socket, the journal and the records")
 	flags.StringVar(&o.log, "log", "", "file to append the log to (default standard error)")
+	flags.StringVar(&o.cgroup, "cgroup", "", "cgroup to move to, in each hierarchy (default: stay)")
 	flags.IntVar(&o.readyFD, "ready-fd", -1, "file descriptor to say \"ok\" on when listening")
 	flags.BoolVar(&o.version, "version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
@@ -79,6 +82,9 @@ func run(args []string) error {
 		return nil
 	}
 	settle()
+	if o.cgroup != "" {
+		keeper.MoveToCgroup(o.cgroup)
+	}
 	ready := readiness(o.readyFD)
 	defer ready.Close()
 	s, err := open(o)

@@ -14,7 +14,10 @@ func Image(i imageservice.Image) *cri.Image {
 	out := &cri.Image{
 		Id: i.ID, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests,
 		Size: uint64(max(i.Size, 0)), Pinned: i.Pinned,
-		Spec: &cri.ImageSpec{Image: i.ID},
+		Spec: &cri.ImageSpec{Image: i.ID, Annotations: i.Annotations},
+	}
+	if i.ArtifactType != "" {
+		return out // nobody runs it
 	}
 	user, _, _ := strings.Cut(i.Config.User, ":")
 	if user == "" {

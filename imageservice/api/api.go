@@ -54,6 +54,8 @@ func kinds() []kind {
 		{"no-space", imageservice.ErrNoSpace, http.StatusInsufficientStorage},
 		{"pull-stalled", imageservice.ErrPullStalled, http.StatusGatewayTimeout},
 		{"signature-invalid", imageservice.ErrSignatureInvalid, http.StatusUnprocessableEntity},
+		{"unsupported", imageservice.ErrUnsupported, http.StatusUnprocessableEntity},
+		{"artifact", imageservice.ErrArtifact, http.StatusConflict},
 		{"unavailable", imageservice.ErrUnavailable, http.StatusBadGateway},
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	containerd "github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
@@ -69,6 +70,37 @@ func (s *Store) Open(d digest.Digest) (*os.File, error) {
 		return nil, err
 	}
 	return os.Open(p)
+}
+
+// Link gives a blob a second name, at path, from where everyone may read it. It takes no space, except where the file
+// system cannot have one more name for the file.
+func (s *Store) Link(d digest.Digest, path string) error {
+	p, err := s.path(d)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(p, 0o444); err != nil {
+		return err
+	}
+	err = os.Link(p, path)
+	if errors.Is(err, syscall.EMLINK) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOTSUP) {
+		err = s.copyTo(d, path)
+	}
+	return err
+}
+
+func (s *Store) copyTo(d digest.Digest, path string) error {
+	from, err := s.Open(d)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from)
+	return errors.Join(err, to.Close())
 }
 
 // Read returns a small blob, whole and verified.

@@ -64,7 +64,10 @@ func (c *catalog) index() {
 // public is the image as the contract shows it.
 func (c *catalog) public(r *record.Image, names map[string]digest.Digest) imageservice.Image {
 	img := imageservice.Image{
-		ID: r.ID.String(), Size: r.Size(), RepoDigests: slices.Clone(r.Digests), Config: r.Runtime,
+		ID: r.ID.String(), Size: r.Size(), RepoDigests: slices.Clone(r.Digests), Config: r.Runtime, Annotations: r.Annotations,
+	}
+	if r.Artifact != nil {
+		img.ArtifactType = r.Artifact.Type
 	}
 	for _, t := range r.Tags {
 		if names[t] == r.ID {

@@ -41,55 +41,34 @@ type arrival struct {
 	report func(imageservice.Progress)
 }
 
-// assemble brings and unpacks the image at target and returns its record, which is not saved yet.
+// assemble brings and unpacks the image or artifact at target and returns its record, which is not saved yet.
 func (a *arrival) assemble(ctx context.Context, target ocispec.Descriptor) (*record.Image, error) {
-	doc, err := a.document(ctx, target)
+	c, err := a.choose(ctx, target, 0)
 	if err != nil {
 		return nil, err
 	}
-	r := &record.Image{Version: record.Version, Manifest: target, Updated: time.Now()}
-	if manifest.KindOf(target.MediaType, doc) == manifest.Index {
-		index, err := manifest.ParseIndex(doc)
-		if err != nil {
-			return nil, err
-		}
-		r.Index = &target
-		if r.Manifest, err = manifest.Pick(index, a.engine.machine, a.engine.platform); err != nil {
-			return nil, err
-		}
-		if doc, err = a.document(ctx, r.Manifest); err != nil {
-			return nil, err
-		}
+	r := &record.Image{Version: record.Version, Manifest: c.desc, Config: c.manifest.Config, Annotations: c.manifest.Annotations, Updated: time.Now()}
+	if len(c.indexes) > 0 {
+		r.Index, r.Nested = &c.indexes[0], c.indexes[1:]
 	}
-	if manifest.KindOf(r.Manifest.MediaType, doc) != manifest.Manifest {
-		return nil, fmt.Errorf("%s has media type %q, which is not an image manifest: %w", r.Manifest.Digest, r.Manifest.MediaType, imageservice.ErrCorrupt)
+	if manifest.IsArtifact(c.manifest) {
+		return r, a.artifact(ctx, r, c.manifest)
 	}
-	m, err := manifest.Parse(doc)
-	if err != nil {
-		return nil, err
-	}
-	return r, a.fill(ctx, r, m)
+	return r, a.layers(ctx, r, c)
 }
 
-// fill adds configuration and layers to the record.
-func (a *arrival) fill(ctx context.Context, r *record.Image, m ocispec.Manifest) error {
-	doc, err := a.document(ctx, m.Config)
-	if err != nil {
-		return err
-	}
-	img, err := manifest.ParseConfig(doc, len(m.Layers), a.engine.machine, a.engine.platform)
-	if err != nil {
-		return err
-	}
-	r.ID, r.Config, r.Runtime = m.Config.Digest, m.Config, img.Config
-	r.Layers = make([]record.Layer, len(m.Layers))
-	ready := make([]chan struct{}, len(m.Layers)) // closed when r.Layers[i] is complete
+// layers brings and unpacks the layers of an image.
+func (a *arrival) layers(ctx context.Context, r *record.Image, c choice) error {
+	r.ID, r.Runtime = c.manifest.Config.Digest, c.image.Config
+	blobs := c.manifest.Layers
+	r.Layers = make([]record.Layer, len(blobs))
+	ready := make([]chan struct{}, len(blobs)) // closed when r.Layers[i] is complete
 	for i := range ready {
 		ready[i] = make(chan struct{})
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for i, blob := range m.Layers {
-		l := record.Layer{Blob: blob, Diff: img.DiffIDs[i], Chain: img.ChainIDs[i]}
+	for i, blob := range blobs {
+		l := record.Layer{Blob: blob, Diff: c.image.DiffIDs[i], Chain: c.image.ChainIDs[i]}
 		group.Go(func() error {
 			below := func() ([]record.Layer, error) { return r.Layers[:i], waitFor(ctx, ready[:i]) }
 			got, err := a.layer(ctx, l, below)
@@ -152,6 +131,15 @@ func (a *arrival) blob(ctx context.Context, d ocispec.Descriptor) error {
 		}
 		return a.source.bring(ctx, d, a.lease, report)
 	})
+}
+
+// blobs makes sure that all of them are.
+func (a *arrival) blobs(ctx context.Context, all []ocispec.Descriptor) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, d := range all {
+		group.Go(func() error { return a.blob(ctx, d) })
+	}
+	return group.Wait()
 }
 
 // layer makes sure that the layer is unpacked and held, and returns it completed. below waits for the layers

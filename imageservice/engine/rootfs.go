@@ -115,6 +115,9 @@ func (f *rootfs) claim(want snapshot.Root) (root snapshot.Root, fresh bool, err 
 	if missing := f.lost(r); missing != "" {
 		return root, false, fmt.Errorf("image %s lost its layer %s; pull it again: %w", r.ID, missing, imageservice.ErrCorrupt)
 	}
+	if r.Artifact != nil && !want.ReadOnly {
+		return root, false, fmt.Errorf("%s %w", r.ID, imageservice.ErrArtifact)
+	}
 	want.Image, want.Layers = r.ID.String(), r.Dirs()
 	f.pool.roots[want.Key] = want
 	return want, true, nil

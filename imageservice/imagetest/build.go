@@ -86,6 +86,30 @@ func Build(s Spec) (Image, error) {
 	return img, nil
 }
 
+// BuildArtifact builds an OCI artifact with a blob for each file. A file without name has no title.
+func BuildArtifact(artifactType string, files ...File) (Image, error) {
+	img := Image{Blobs: map[digest.Digest][]byte{}}
+	img.Config = img.add("application/vnd.oci.empty.v1+json", []byte("{}"))
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
+		Config: img.Config, Layers: []ocispec.Descriptor{}, Annotations: map[string]string{"org.opencontainers.image.created": "now"},
+	}
+	for _, f := range files {
+		d := img.add("application/octet-stream", []byte(f.Body))
+		if f.Name != "" {
+			d.Annotations = map[string]string{ocispec.AnnotationTitle: f.Name}
+		}
+		m.Layers = append(m.Layers, d)
+	}
+	doc, err := json.Marshal(m)
+	if err != nil {
+		return img, err
+	}
+	img.Layers, img.Manifest = m.Layers, img.add(m.MediaType, doc)
+	img.ID = img.Manifest.Digest
+	return img, nil
+}
+
 func (img *Image) add(mediaType string, b []byte) ocispec.Descriptor {
 	d := digest.FromBytes(b)
 	img.Blobs[d] = b

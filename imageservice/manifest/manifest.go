@@ -55,23 +55,72 @@ func KindOf(mediaType string, doc []byte) Kind {
 	return Unknown
 }
 
+// single makes sure that a document can be read in one way only (CVE-2021-41190): it has no field of another kind, and its
+// own media type, if any, does not contradict.
+func single(doc []byte, want Kind) error {
+	var fields struct {
+		MediaType string `json:"mediaType"`
+		Manifests any    `json:"manifests"`
+		Layers    any    `json:"layers"`
+		Config    any    `json:"config"`
+	}
+	if err := json.Unmarshal(doc, &fields); err != nil {
+		return fmt.Errorf("%w: %w", err, imageservice.ErrCorrupt)
+	}
+	other := fields.Manifests != nil
+	if want == Index {
+		other = fields.Layers != nil || fields.Config != nil
+	}
+	if other {
+		return fmt.Errorf("it has fields of both an index and a manifest: %w", imageservice.ErrCorrupt)
+	}
+	if fields.MediaType != "" && KindOf(fields.MediaType, doc) != want {
+		return fmt.Errorf("it calls itself %q: %w", fields.MediaType, imageservice.ErrCorrupt)
+	}
+	return nil
+}
+
+// Supported refuses documents of kinds that this program does not read, by name.
+func Supported(mediaType string, doc []byte) error {
+	var fields struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		FSLayers      json.RawMessage `json:"fsLayers"`
+	}
+	known := json.Unmarshal(doc, &fields) == nil
+	switch {
+	case mediaType == images.MediaTypeDockerSchema1Manifest, strings.HasPrefix(mediaType, "application/vnd.docker.distribution.manifest.v1+"),
+		known && fields.SchemaVersion == 1 && fields.FSLayers != nil:
+		return fmt.Errorf("%w: it is a docker schema 1 manifest, which has been obsolete since 2017: push the image again with a current tool", imageservice.ErrUnsupported)
+	case KindOf(mediaType, doc) == Unknown:
+		return fmt.Errorf("%w: %q is neither an image manifest nor an index", imageservice.ErrUnsupported, mediaType)
+	}
+	return nil
+}
+
 // ParseIndex reads an index.
 func ParseIndex(doc []byte) (ocispec.Index, error) {
 	var index ocispec.Index
+	if err := single(doc, Index); err != nil {
+		return index, fmt.Errorf("read image index: %w", err)
+	}
 	if err := json.Unmarshal(doc, &index); err != nil {
 		return index, fmt.Errorf("read image index: %w: %w", err, imageservice.ErrCorrupt)
 	}
 	return index, nil
 }
 
-// Pick chooses the best manifest of an index for a machine. The error says what there is instead.
-func Pick(index ocispec.Index, machine platforms.MatchComparer, wanted string) (ocispec.Descriptor, error) {
+// attestation is the annotation of build attestations, which stand in an index beside what they are about.
+const attestation = "vnd.docker.reference.type"
+
+// Pick returns the manifests of an index that may be for a machine, the best first. The error says what there is instead.
+func Pick(index ocispec.Index, machine platforms.MatchComparer, wanted string) ([]ocispec.Descriptor, error) {
 	var fit []ocispec.Descriptor
 	var have []string
 	for _, m := range index.Manifests {
 		switch {
+		case m.Annotations[attestation] != "":
 		case m.Platform == nil:
-			fit = append(fit, m) // its configuration is checked later
+			fit = append(fit, m) // what it leads to is checked later
 		case m.Platform.OS == "unknown": // attestations of the build
 		case machine.Match(*m.Platform):
 			fit = append(fit, m)
@@ -80,7 +129,7 @@ func Pick(index ocispec.Index, machine platforms.MatchComparer, wanted string) (
 		}
 	}
 	if len(fit) == 0 {
-		return ocispec.Descriptor{}, wrongPlatform(have, wanted)
+		return nil, wrongPlatform(have, wanted)
 	}
 	sort.SliceStable(fit, func(i, j int) bool {
 		a, b := fit[i].Platform, fit[j].Platform
@@ -89,7 +138,7 @@ func Pick(index ocispec.Index, machine platforms.MatchComparer, wanted string) (
 		}
 		return machine.Less(*a, *b)
 	})
-	return fit[0], nil
+	return fit, nil
 }
 
 func wrongPlatform(have []string, wanted string) error {
@@ -103,6 +152,9 @@ func wrongPlatform(have []string, wanted string) error {
 // Parse reads a manifest.
 func Parse(doc []byte) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
+	if err := single(doc, Manifest); err != nil {
+		return m, fmt.Errorf("read image manifest: %w", err)
+	}
 	if err := json.Unmarshal(doc, &m); err != nil {
 		return m, fmt.Errorf("read image manifest: %w: %w", err, imageservice.ErrCorrupt)
 	}

@@ -60,7 +60,7 @@ func TestPick(t *testing.T) {
 			index.Manifests = append(index.Manifests, at(s))
 		}
 		got, err := Pick(index, platforms.Only(platforms.MustParse(tc.machine)), tc.machine)
-		if err != nil || got.Digest != digest.FromString(tc.want) {
+		if err != nil || got[0].Digest != digest.FromString(tc.want) {
 			t.Errorf("%s of %v: %v, %v", tc.machine, tc.index, got, err)
 		}
 	}

@@ -32,10 +32,21 @@ type Image struct {
 	Digests  []string            `json:"digests"` // "repository@digest"
 	Manifest ocispec.Descriptor  `json:"manifest"`
 	Index    *ocispec.Descriptor `json:"index,omitempty"` // the index it was found in
-	Config   ocispec.Descriptor  `json:"config"`
-	Layers   []Layer             `json:"layers"` // lowest first
-	Runtime  imageservice.Config `json:"runtime"`
-	Updated  time.Time           `json:"updated"`
+	// Nested are the indexes between Index and Manifest, outermost first.
+	Nested  []ocispec.Descriptor `json:"nested,omitempty"`
+	Config  ocispec.Descriptor   `json:"config"`
+	Layers  []Layer              `json:"layers"` // lowest first
+	Runtime imageservice.Config  `json:"runtime"`
+	Updated time.Time            `json:"updated"`
+	// Artifact is set for what is not an image to run. Layers then holds one layer, without blob, with the files.
+	Artifact    *Artifact         `json:"artifact,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// Artifact is what an OCI artifact consists of.
+type Artifact struct {
+	Type  string               `json:"type"`
+	Blobs []ocispec.Descriptor `json:"blobs"`
 }
 
 // Layer is one unpacked layer.
@@ -50,10 +61,19 @@ type Layer struct {
 
 // Blobs returns every blob of the image.
 func (r *Image) Blobs() []ocispec.Descriptor {
-	blobs := []ocispec.Descriptor{r.Manifest, r.Config}
+	blobs := append([]ocispec.Descriptor{r.Manifest, r.Config}, r.Nested...)
 	if r.Index != nil {
 		blobs = append(blobs, *r.Index)
 	}
+	return append(blobs, r.parts()...)
+}
+
+// parts are the blobs that the manifest lists as layers.
+func (r *Image) parts() []ocispec.Descriptor {
+	if r.Artifact != nil {
+		return r.Artifact.Blobs
+	}
+	blobs := make([]ocispec.Descriptor, 0, len(r.Layers))
 	for _, l := range r.Layers {
 		blobs = append(blobs, l.Blob)
 	}
@@ -72,8 +92,8 @@ func (r *Image) Dirs() []string {
 // Size is the bytes of compressed content.
 func (r *Image) Size() int64 {
 	size := r.Manifest.Size + r.Config.Size
-	for _, l := range r.Layers {
-		size += l.Blob.Size
+	for _, b := range r.parts() {
+		size += b.Size
 	}
 	return size
 }

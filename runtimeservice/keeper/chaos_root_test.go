@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -111,12 +112,13 @@ func (n *node) replaceKeeper() {
 // processes are those in the cgroups of the test, but for the keeper.
 func (n *node) processes() []string {
 	var out []string
+	holders := n.holders()
 	files, _ := filepath.Glob("/sys/fs/cgroup/*" + n.cgroup + "/*/cgroup.procs")
 	more, _ := filepath.Glob("/sys/fs/cgroup" + n.cgroup + "/*/cgroup.procs")
 	for _, f := range append(files, more...) {
 		text, _ := os.ReadFile(f)
 		for pid := range strings.FieldsSeq(string(text)) {
-			if pid != strconv.Itoa(n.pid) {
+			if pid != strconv.Itoa(n.pid) && !slices.Contains(holders, pid) && !slices.Contains(out, pid) {
 				out = append(out, pid)
 			}
 		}

@@ -138,6 +138,9 @@ func (n *node) sweep() {
 	}
 	n.client.Close()
 	until(n.t, "the keeper is gone", func() bool { return unix.Kill(n.pid, 0) != nil })
+	if left := n.holders(); len(left) > 0 {
+		n.t.Errorf("a holder is left: %v", left)
+	}
 	if left, _ := filepath.Glob(filepath.Join(n.run, "containers", "*")); len(left) > 0 {
 		n.t.Errorf("left behind: %v", left)
 	}

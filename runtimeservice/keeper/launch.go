@@ -80,6 +80,9 @@ func spawn(ctx context.Context, cfg LaunchConfig) error {
 	defer ready.Close()
 	defer theirs.Close()
 	cmd := exec.Command("/proc/self/fd/4", "-run-dir", cfg.RunDir, "-log", cfg.LogFile, "-ready-fd", strconv.Itoa(Ready))
+	if cfg.CgroupParent != "" {
+		cmd.Args = append(cmd.Args, "-cgroup", filepath.Join(cfg.CgroupParent, "keeper"))
+	}
 	cmd.Args[0] = "skiff-keeper"
 	cmd.Dir = "/"
 	// The binary as an inherited descriptor: the number that Go's exec gives it in the child is the one we name.
@@ -92,9 +95,6 @@ func spawn(ctx context.Context, cfg LaunchConfig) error {
 	// Nobody waits for it here: it outlives us, and while we live, Release would leave a zombie behind its death.
 	go func() { _ = cmd.Wait() }()
 	theirs.Close()
-	if cfg.CgroupParent != "" {
-		moveToCgroup(cmd.Process.Pid, filepath.Join(cfg.CgroupParent, "keeper"))
-	}
 	stop := context.AfterFunc(ctx, func() { ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	said, err := io.ReadAll(ready)
@@ -138,9 +138,9 @@ func seal(path string) (*os.File, error) {
 	return mem, nil
 }
 
-// moveToCgroup puts the process into a cgroup of each hierarchy, so that it is not accounted to, nor killed with, its
-// parent's. It is best effort: a hierarchy that refuses is left as it is.
-func moveToCgroup(pid int, path string) {
+// MoveToCgroup puts this process into a cgroup of each hierarchy, so that it is not accounted to, nor killed with, its
+// parent's. The keeper calls it first of all, before it has children. It is best effort: a hierarchy that refuses is left as it is.
+func MoveToCgroup(path string) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return
@@ -153,7 +153,7 @@ func moveToCgroup(pid int, path string) {
 		}
 		dir := filepath.Join(fields[4], path)
 		if os.MkdirAll(dir, 0o755) == nil {
-			_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+			_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
 		}
 	}
 }

@@ -92,6 +92,17 @@ type Splitter struct {
 	open   bool // the last entry was partial
 }
 
+// Resume is the splitter of a stream whose log ends in tail, which may begin inside an entry.
+func Resume(stream Stream, tail []byte) Splitter {
+	s := Splitter{Stream: stream}
+	for line := range bytes.Lines(tail) {
+		if e, err := Parse(line); err == nil && e.Stream == stream {
+			s.open = e.Partial
+		}
+	}
+	return s
+}
+
 // Append formats what was read at the given time behind dst.
 func (s *Splitter) Append(dst, chunk []byte, at time.Time) []byte {
 	for len(chunk) > 0 {

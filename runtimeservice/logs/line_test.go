@@ -93,3 +93,13 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestResume(t *testing.T) {
+	const tail = "ut F cut off\n2026-01-02T15:04:05.000000000Z stdout P a\n2026-01-02T15:04:05.000000000Z stderr P b\n2026-01-02T15:04:05.000000000Z stderr F c\n2026-01-02T15"
+	for stream, open := range map[Stream]bool{Stdout: true, Stderr: false} {
+		s := Resume(stream, []byte(tail))
+		if got := s.End(nil, time.Now()); (len(got) > 0) != open {
+			t.Errorf("%s: closed by %q, want open %v", stream, got, open)
+		}
+	}
+}

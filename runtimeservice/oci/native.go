@@ -30,6 +30,7 @@ type Native struct {
 	root    string
 	limits  limits
 	filters *filter.Book
+	log     *slog.Logger
 }
 
 // NewNative returns a runtime that keeps its state below root, and beside it, which must be on a file system that a
@@ -50,7 +51,7 @@ func NewNative(root string, log *slog.Logger) (*Native, error) {
 		return nil, err
 	}
 	os.Args[0] = root // libcontainer hands it on to inits, and nothing else that we could say something with
-	return &Native{root: root, limits: l, filters: filters}, nil
+	return &Native{root: root, limits: l, filters: filters, log: log}, nil
 }
 
 // CompileArg is the argument with which Native executes this binary to run RunCompile.
@@ -87,6 +88,11 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 	if err != nil {
 		return Created{}, err
 	}
+	if tree, err := plantCgroups(config); err != nil {
+		n.log.Debug("the init mounts cgroups by itself", "error", err)
+	} else if tree != nil {
+		defer func() { go tree.Close() }() // the kernel takes its time to take a mount down
+	}
 	started, err := start(c, process, req.IO)
 	if err != nil {
 		return Created{}, errors.Join(err, c.Destroy())
@@ -119,7 +125,7 @@ func (n *Native) Exec(_ context.Context, id string, spec json.RawMessage, io IO)
 	if err != nil {
 		return Process{}, fmt.Errorf("%w: process: %w", ErrSpec, err)
 	}
-	c, err := libcontainer.Load(n.root, id)
+	c, err := load(n.root, id)
 	if err != nil {
 		return Process{}, fmt.Errorf("load container: %w", err)
 	}
@@ -132,7 +138,7 @@ func (n *Native) Update(_ context.Context, id string, resources json.RawMessage)
 	if err := json.Unmarshal(resources, r); err != nil {
 		return fmt.Errorf("%w: resources: %w", ErrSpec, err)
 	}
-	c, err := libcontainer.Load(n.root, id)
+	c, err := load(n.root, id)
 	if err != nil {
 		return fmt.Errorf("load container: %w", err)
 	}
@@ -150,7 +156,7 @@ func (n *Native) Update(_ context.Context, id string, resources json.RawMessage)
 
 // Delete removes a container that has exited: its cgroups and state. What is gone already is no error.
 func (n *Native) Delete(_ context.Context, id string) error {
-	c, err := libcontainer.Load(n.root, id)
+	c, err := load(n.root, id)
 	if errors.Is(err, libcontainer.ErrNotExist) {
 		return os.RemoveAll(filepath.Join(n.root, id))
 	}
@@ -186,7 +192,7 @@ func (n *Native) clean(id string, config *configs.Config) error {
 	}
 	dir := filepath.Join(n.root, id)
 	if _, err := os.Lstat(dir); err == nil {
-		if old, err := libcontainer.Load(n.root, id); err == nil {
+		if old, err := load(n.root, id); err == nil {
 			_ = old.Signal(unix.SIGKILL)
 			_ = old.Destroy()
 		}
@@ -253,7 +259,7 @@ func setStreams(process *libcontainer.Process, io IO) {
 
 // Sweep kills and removes whatever a container of that name has left.
 func (n *Native) Sweep(id string) error {
-	c, err := libcontainer.Load(n.root, id)
+	c, err := load(n.root, id)
 	if err != nil {
 		return os.RemoveAll(filepath.Join(n.root, id))
 	}

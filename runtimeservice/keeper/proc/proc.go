@@ -45,7 +45,11 @@ func Open(pid int) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pidfd of %d: %w", pid, err)
 	}
-	return &Process{Pid: pid, fd: os.NewFile(uintptr(fd), "pidfd"), done: make(chan struct{})}, nil
+	return hold(pid, fd), nil
+}
+
+func hold(pid, fd int) *Process {
+	return &Process{Pid: pid, fd: os.NewFile(uintptr(fd), "pidfd"), done: make(chan struct{})}
 }
 
 // Wait blocks until the process has exited, reaps it if it is our child, and closes the pidfd. It may be called by many;
@@ -63,6 +67,24 @@ func (p *Process) Wait() Status {
 // Done is closed when Wait, which someone must be calling, has seen the end.
 func (p *Process) Done() <-chan struct{} {
 	return p.done
+}
+
+// Close lets go of a process that nobody waits for.
+func (p *Process) Close() error {
+	return p.fd.Close()
+}
+
+// GetFd duplicates a file descriptor of the process, close-on-exec (pidfd_getfd, Linux 5.6).
+func (p *Process) GetFd(number int) (int, error) {
+	raw, err := p.fd.SyscallConn()
+	if err != nil {
+		return -1, ErrGone
+	}
+	fd, getErr := -1, error(nil)
+	if err := raw.Control(func(own uintptr) { fd, getErr = unix.PidfdGetfd(int(own), number, 0) }); err != nil {
+		return -1, ErrGone
+	}
+	return fd, getErr
 }
 
 // Signal sends a signal. It returns ErrGone when the process has exited.
@@ -105,6 +127,19 @@ func (p *Process) wait() Status {
 	return status
 }
 
+// AwaitExit blocks until the process has exited, reaped or not: its files are closed then.
+func (p *Process) AwaitExit() {
+	raw, err := p.fd.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		return err == nil && n > 0
+	})
+}
+
 // reapGrace is how long we wait for a stranger to be reaped by its parent, which is when its code becomes known.
 const reapGrace = 5 * time.Second
 
@@ -123,6 +158,12 @@ func collect(fd, pid int) (Status, phase) {
 	if n, err := unix.Poll(poll, 0); err != nil || n == 0 {
 		return Status{}, alive
 	}
+	// Linux 6.15 keeps the code for holders of a pidfd, once the parent has reaped. It is asked first, because then the
+	// number may be another process's already. While nobody has reaped it is still this one's.
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := getInfo(fd, &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+		return FromWait(unix.WaitStatus(uint32(info.Exit_code))), over
+	}
 	var ws unix.WaitStatus
 	got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil)
 	switch {
@@ -130,11 +171,6 @@ func collect(fd, pid int) (Status, phase) {
 		return FromWait(ws), over
 	case err == nil: // a ptracer has it; it will be ours
 		return Status{}, alive
-	}
-	// Not our child: Linux 6.15 keeps the code for holders of a pidfd, once the parent has reaped.
-	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-	if err := getInfo(fd, &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
-		return FromWait(unix.WaitStatus(uint32(info.Exit_code))), over
 	}
 	if poll[0].Revents&unix.POLLHUP == 0 && supportsInfo() {
 		return Status{}, unreaped

@@ -105,3 +105,49 @@ func TestStat(t *testing.T) {
 		t.Error("opened a process that cannot exist")
 	}
 }
+
+// The end of a pinned process is known to one who opens the pin after it was reaped, and held by nobody.
+func TestPin(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	cmd := exec.Command("/bin/sh", "-c", "read x; exit 7")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := t.TempDir() + "/pid"
+	err = p.Pin(path)
+	defer Unpin(path)
+	p.Close()
+	stdin.Close()
+	_ = cmd.Wait()
+	if errors.Is(err, ErrNoPin) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenPinned(cmd.Process.Pid, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := again.Wait(); got.Code != 7 || got.Unknown {
+		t.Errorf("%+v, want code 7", got)
+	}
+	for range 2 {
+		if err := Unpin(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := OpenPinned(cmd.Process.Pid, path); err == nil {
+		t.Error("opened what is not pinned")
+	}
+}

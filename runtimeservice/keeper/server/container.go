@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/hold"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/stdio"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
@@ -42,13 +44,15 @@ type container struct {
 
 	init    *proc.Process
 	streams *stdio.Streams
+	store   *hold.Store   // of what must outlive this keeper
 	exited  chan struct{} // closed when Exited has been announced
 
 	op sync.Mutex
 
-	mu    sync.Mutex
-	rec   record
-	execs map[string]*execution
+	execs *execs
+
+	mu  sync.Mutex
+	rec record
 }
 
 func (c *container) id() string {
@@ -102,7 +106,7 @@ func (c *container) create(ctx context.Context, spec json.RawMessage) (err error
 	}
 	defer func() {
 		if err != nil {
-			os.RemoveAll(c.dir)
+			err = errors.Join(err, removeDir(c.dir))
 		}
 	}()
 	if err := c.rec.save(c.dir); err != nil {
@@ -138,11 +142,54 @@ func (c *container) created(ctx context.Context, made oci.Created) error {
 		return fmt.Errorf("hold init: %w", joinDelete(ctx, c, err))
 	}
 	c.init = init
+	c.outlive()
 	c.op.Lock()
 	defer c.op.Unlock()
 	c.rec.Created = made
 	now := time.Now()
 	return c.move(doCreate, now, func(row *keeper.Container) { row.Pid, row.CreatedAt = made.Pid, now })
+}
+
+// outlive prepares for the death of this keeper: the next one shall learn the init's end, and find the terminal and the
+// stdin open. What the machine does not permit is done without.
+func (c *container) outlive() {
+	if err := c.init.Pin(filepath.Join(c.dir, pinName)); err != nil && !errors.Is(err, proc.ErrNoPin) {
+		c.log.Warn("the exit code will not be known if the keeper dies", "container", c.id(), "error", err)
+	}
+	for name, files := range map[string][]*os.File{c.id(): c.streams.Pipes(), stdinOf(c.id()): c.ours()} {
+		if len(files) == 0 {
+			continue
+		}
+		if err := c.store.Put(name, files...); err != nil {
+			c.log.Warn("streams will be lost if the keeper dies", "container", c.id(), "error", err)
+		}
+	}
+}
+
+// ours is the terminal's master, or our end of stdin.
+func (c *container) ours() []*os.File {
+	if f := c.streams.Ours(); f != nil {
+		return []*os.File{f}
+	}
+	return nil
+}
+
+// stdinOf names the files of ours in the store; those of the pipes have the container's id.
+func stdinOf(id string) string { return id + "/in" }
+
+// letGo ends the holding of terminal and stdin at once, of pipes in time: a container that has exited does not miss them.
+func (c *container) letGo() {
+	if err := errors.Join(c.store.Drop(stdinOf(c.id())), c.store.Forget(c.id())); err != nil {
+		c.log.Warn("streams of a container are held on", "container", c.id(), "error", err)
+	}
+}
+
+// pinName is where the init's pidfd is mounted, in the container's directory.
+const pinName = "init"
+
+// removeDir removes a container's directory.
+func removeDir(dir string) error {
+	return errors.Join(proc.Unpin(filepath.Join(dir, pinName)), os.RemoveAll(dir))
 }
 
 func joinDelete(ctx context.Context, c *container, err error) error {
@@ -157,6 +204,11 @@ func (c *container) streamsConfig() stdio.Config {
 	return stdio.Config{
 		Dir: c.dir, LogPath: req.LogPath, TTY: req.TTY, Stdin: req.Stdin, StdinOnce: req.StdinOnce,
 		Warn: func(err error) { c.log.Warn("container log", "container", req.ID, "error", err) },
+		LetGo: func() {
+			if err := c.store.Drop(stdinOf(req.ID)); err != nil {
+				c.log.Warn("stdin does not end", "container", req.ID, "error", err)
+			}
+		},
 	}
 }
 
@@ -177,7 +229,15 @@ func (c *container) start(ctx context.Context) (keeper.Started, error) {
 
 // watch waits for the end of the init and announces it, when its log is complete.
 func (c *container) watch() {
-	defer close(c.exited)
+	c.end()
+	close(c.exited)
+	// Here, where nobody waits: it takes the kernel a millisecond.
+	if err := proc.Unpin(filepath.Join(c.dir, pinName)); err != nil {
+		c.log.Warn("exit is told, its pin stays", "container", c.id(), "error", err)
+	}
+}
+
+func (c *container) end() {
 	status := c.init.Wait()
 	now := time.Now()
 	if c.rec.Created.SharedPid {
@@ -191,6 +251,7 @@ func (c *container) watch() {
 		c.log.Warn("cannot tell whether memory ran out", "container", c.id(), "error", err)
 	}
 	c.streams.Finish()
+	c.letGo()
 	exit := &keeper.Exit{
 		Code: status.Code, Signal: status.Signal, Unknown: status.Unknown,
 		OOMKilled: kills > 0 && status.Code != 0, At: now,
@@ -245,7 +306,7 @@ func (c *container) remove(ctx context.Context) error {
 	if err := c.runtime.Delete(ctx, c.id()); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
+	if err := removeDir(c.dir); err != nil {
 		return fmt.Errorf("remove directory of container: %w", err)
 	}
 	return c.move(doDelete, time.Now(), func(row *keeper.Container) { row.Pid = 0 })

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,55 +30,64 @@ type execution struct {
 	// terminal is the slave side: it can be resized, but does not keep the terminal alive. So a client that goes
 	// away, or dies, hangs it up.
 	terminal *os.File
+	forget   func()
 	exited   chan struct{}
 	exit     keeper.Exit // valid when exited is closed
-	told     bool        // guarded by the container's mu
+	told     bool        // guarded by the mu of execs
 }
 
-// exec starts the process. The files are handed over, in the order stdin, stdout, stderr.
-func (c *container) exec(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
+// execs are what is exec'ed into one container.
+type execs struct {
+	of *container
+
+	mu   sync.Mutex
+	byID map[string]*execution // nil while one is being started
+}
+
+// start starts the process. The files are handed over, in the order stdin, stdout, stderr.
+func (x *execs) start(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
 	if req.ExecID == "" {
 		return nil, nil, fmt.Errorf("%w: execID is empty", keeper.ErrInvalid)
 	}
-	if err := c.reserve(req.ExecID); err != nil {
+	if err := x.reserve(req.ExecID); err != nil {
 		return nil, nil, err
 	}
-	e, master, err := c.execute(ctx, req, streams)
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	e, master, err := x.execute(ctx, req, streams)
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if err != nil {
-		delete(c.execs, req.ExecID)
+		delete(x.byID, req.ExecID)
 		return nil, nil, err
 	}
-	c.execs[req.ExecID] = e
+	x.byID[req.ExecID] = e
 	return e, master, nil
 }
 
 // reserve takes the name, that of an ended exec too, and forgets ended ones beyond the bounds.
-func (c *container) reserve(id string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, err := next(c.rec.Row.State, doExec); err != nil {
+func (x *execs) reserve(id string) error {
+	if err := x.of.may(doExec); err != nil {
 		return err
 	}
-	if e, taken := c.execs[id]; taken && (e == nil || !e.ended()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e, taken := x.byID[id]; taken && (e == nil || !e.ended()) {
 		return fmt.Errorf("%w: exec %s", keeper.ErrExists, id)
 	}
 	left := map[bool]int{true: maxTold, false: maxUntold}
-	for old, e := range c.execs {
+	for old, e := range x.byID {
 		if e == nil || !e.ended() {
 			continue
 		}
 		if left[e.told]--; left[e.told] < 0 {
-			delete(c.execs, old)
+			delete(x.byID, old)
 		}
 	}
-	c.execs[id] = nil
+	x.byID[id] = nil
 	return nil
 }
 
-func (c *container) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
-	made, err := c.runtime.Exec(ctx, c.id(), req.Process, streams)
+func (x *execs) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
+	made, err := x.of.runtime.Exec(ctx, x.of.id(), req.Process, streams)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -85,10 +96,10 @@ func (c *container) execute(ctx context.Context, req keeper.Exec, streams oci.IO
 		closeFile(made.Console)
 		return nil, nil, fmt.Errorf("hold exec'ed process: %w", err)
 	}
-	e := &execution{process: process, exited: make(chan struct{})}
+	e := &execution{process: process, forget: x.note(made.Pid), exited: make(chan struct{})}
 	if made.Console != nil {
 		if e.terminal, err = slave(made.Console); err != nil {
-			c.log.Warn("terminal cannot be resized", "container", c.id(), "error", err)
+			x.of.log.Warn("terminal cannot be resized", "container", x.of.id(), "error", err)
 		}
 	}
 	return e, made.Console, nil
@@ -99,6 +110,7 @@ func (e *execution) watch() {
 	status := e.process.Wait()
 	e.exit = keeper.Exit{Code: status.Code, Signal: status.Signal, Unknown: status.Unknown, At: time.Now()}
 	closeFile(e.terminal)
+	e.forget()
 	close(e.exited)
 }
 
@@ -111,28 +123,41 @@ func (e *execution) ended() bool {
 	}
 }
 
-// execution finds a started exec.
-func (c *container) execution(id string) (*execution, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.execs[id]; e != nil {
+// find finds a started exec.
+func (x *execs) find(id string) (*execution, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byID[id]; e != nil {
 		return e, nil
 	}
 	return nil, fmt.Errorf("%w: exec %s", keeper.ErrNotFound, id)
 }
 
+// pids are the processes that are waited for.
+func (x *execs) pids() []int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []int
+	for _, e := range x.byID {
+		if e != nil {
+			out = append(out, e.process.Pid)
+		}
+	}
+	return out
+}
+
 // tell marks that the exit was told to a client.
-func (c *container) tell(e *execution) keeper.Exit {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (x *execs) tell(e *execution) keeper.Exit {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	e.told = true
 	return e.exit
 }
 
-// killExec signals an exec'ed process, or with all its session and descendants: a shell's children must not survive
+// kill signals an exec'ed process, or with all its session and descendants: a shell's children must not survive
 // the time-out of their exec.
-func (c *container) killExec(id string, signal int, all bool) error {
-	e, err := c.execution(id)
+func (x *execs) kill(id string, signal int, all bool) error {
+	e, err := x.find(id)
 	if err != nil {
 		return err
 	}
@@ -146,7 +171,7 @@ func (c *container) killExec(id string, signal int, all bool) error {
 	// The exec'ed process leads a session (nsexec calls setsid). A few rounds, as they may fork while we look; the
 	// leader last, so that its number stays taken while others are looked for by it.
 	for range 5 {
-		family, err := c.family(e.process.Pid)
+		family, err := x.family(e.process.Pid)
 		if err != nil {
 			return err
 		}
@@ -163,9 +188,39 @@ func (c *container) killExec(id string, signal int, all bool) error {
 	return nil
 }
 
+// noting tells whether execs must be written down: in a shared PID namespace, and under a foreign runtime, whose
+// processes may be in no namespace that we know.
+func (x *execs) noting() bool {
+	return x.of.rec.Created.SharedPid || x.of.rec.Create.Runtime.Path != ""
+}
+
+// noteDir has a file for each exec that is noted, named by its pid and start time.
+func (x *execs) noteDir() string {
+	return filepath.Join(x.of.dir, "execs")
+}
+
+// note writes an exec down for the next keeper, and returns how to forget it.
+func (x *execs) note(pid int) (forget func()) {
+	if !x.noting() {
+		return func() {}
+	}
+	start, err := proc.StartTime(pid)
+	if err != nil {
+		return func() {} // it has exited
+	}
+	path := filepath.Join(x.noteDir(), fmt.Sprintf("%d-%d", pid, start))
+	if err = os.MkdirAll(x.noteDir(), 0o700); err == nil {
+		err = os.WriteFile(path, nil, 0o600)
+	}
+	if err != nil {
+		x.of.log.Warn("exec will run on if the keeper dies", "container", x.of.id(), "error", err)
+	}
+	return func() { _ = os.Remove(path) }
+}
+
 // family lists the living processes of the container that belong to the session of the leader or descend from it.
-func (c *container) family(leader int) ([]int, error) {
-	pids, err := oci.Pids(c.rec.Created.Cgroups)
+func (x *execs) family(leader int) ([]int, error) {
+	pids, err := oci.Pids(x.of.rec.Created.Cgroups)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
@@ -199,7 +254,7 @@ func (c *container) resize(req keeper.Resize) error {
 	if req.ExecID == "" {
 		return c.streams.Resize(req.Width, req.Height)
 	}
-	e, err := c.execution(req.ExecID)
+	e, err := c.execs.find(req.ExecID)
 	if err != nil {
 		return err
 	}

@@ -9,21 +9,22 @@ import (
 )
 
 func TestEndedExecsAreBounded(t *testing.T) {
-	c := &container{execs: map[string]*execution{}}
-	if err := c.reserve("early"); !errors.Is(err, keeper.ErrNotFound) {
+	c := &container{}
+	x := &execs{of: c, byID: map[string]*execution{}}
+	if err := x.reserve("early"); !errors.Is(err, keeper.ErrNotFound) {
 		t.Errorf("exec in nothing: %v", err)
 	}
 	c.rec.Row.State = keeper.Running
 	end := func(id string, told bool) {
 		t.Helper()
-		if err := c.reserve(id); err != nil {
+		if err := x.reserve(id); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.reserve(id); !errors.Is(err, keeper.ErrExists) {
+		if err := x.reserve(id); !errors.Is(err, keeper.ErrExists) {
 			t.Fatalf("a name in use: %v", err)
 		}
-		c.execs[id] = &execution{exited: make(chan struct{}), told: told}
-		close(c.execs[id].exited)
+		x.byID[id] = &execution{exited: make(chan struct{}), told: told}
+		close(x.byID[id].exited)
 	}
 	end("again", true)
 	end("again", true) // the name of an ended one is free
@@ -31,14 +32,14 @@ func TestEndedExecsAreBounded(t *testing.T) {
 		end(fmt.Sprint("told", i), true)
 		end(fmt.Sprint("untold", i), false)
 	}
-	if n := len(c.execs); n > maxTold+maxUntold+2 {
+	if n := len(x.byID); n > maxTold+maxUntold+2 {
 		t.Errorf("%d execs are remembered", n)
 	}
-	c.execs["runs"] = &execution{exited: make(chan struct{})}
+	x.byID["runs"] = &execution{exited: make(chan struct{})}
 	for i := range 100 {
 		end(fmt.Sprint("more", i), true)
 	}
-	if c.execs["runs"] == nil {
+	if x.byID["runs"] == nil {
 		t.Error("a running exec is forgotten")
 	}
 }

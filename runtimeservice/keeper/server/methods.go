@@ -110,7 +110,7 @@ func (s api) kill(ctx context.Context, c *call) (any, error) {
 		return nil, fmt.Errorf("%w: signal %d", keeper.ErrInvalid, req.Signal)
 	}
 	if req.ExecID != "" {
-		return struct{}{}, on.killExec(req.ExecID, req.Signal, req.All)
+		return struct{}{}, on.execs.kill(req.ExecID, req.Signal, req.All)
 	}
 	return struct{}{}, on.kill(ctx, req.Signal, req.All)
 }
@@ -162,7 +162,7 @@ func (s api) exec(ctx context.Context, c *call) (any, error) {
 			return nil, fmt.Errorf("prepare stream: %w", err)
 		}
 	}
-	e, master, err := on.exec(ctx, req, oci.IO{Stdin: in, Stdout: out, Stderr: errs, TTY: req.TTY})
+	e, master, err := on.execs.start(ctx, req, oci.IO{Stdin: in, Stdout: out, Stderr: errs, TTY: req.TTY})
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func (s api) exec(ctx context.Context, c *call) (any, error) {
 	}
 	select {
 	case <-e.exited:
-		exit := on.tell(e)
+		exit := on.execs.tell(e)
 		return keeper.ExecReply{Pid: e.process.Pid, Exit: &exit}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -225,13 +225,13 @@ func (s api) wait(ctx context.Context, c *call) (any, error) {
 			return nil, ctx.Err()
 		}
 	}
-	e, err := on.execution(req.ExecID)
+	e, err := on.execs.find(req.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case <-e.exited:
-		return on.tell(e), nil
+		return on.execs.tell(e), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -295,7 +295,10 @@ func (s api) shutdown(_ context.Context, c *call) (any, error) {
 	if len(s.making) > 0 {
 		return nil, fmt.Errorf("%w: a container is being created", keeper.ErrState)
 	}
-	c.then = s.stop
+	c.then = func() {
+		s.store.Release()
+		s.stop()
+	}
 	return struct{}{}, nil
 }
 

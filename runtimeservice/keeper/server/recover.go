@@ -11,12 +11,18 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/stdio"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/wire"
 )
 
-// recover reads the records that an earlier keeper left. A container that lives is taken over as far as possible: its
-// pipes are opened by name, and its exit is learned through its pidfd. One that died meanwhile exits with an unknown
-// code. One that was being created, or whose record cannot be read, is swept.
+// recover reads the records that an earlier keeper left. A container that lives is taken over: its pipes are opened by
+// name, its terminal and stdin come from the store, and its exit is learned through its pinned pidfd, also when it was
+// meanwhile. Without a pin (before Linux 6.15) the code of one that died meanwhile is unknown. One that was being created, or
+// whose record cannot be read, is swept; execs are ended, as nobody can wait for them.
 func (s *Server) recover() {
+	held, err := s.store.Files()
+	if err != nil {
+		s.cfg.Log.Error("cannot look for files of an earlier keeper", "error", err)
+	}
 	entries, err := os.ReadDir(filepath.Join(s.cfg.RunDir, "containers"))
 	if err != nil {
 		s.cfg.Log.Error("cannot look for containers of an earlier keeper", "error", err)
@@ -24,7 +30,7 @@ func (s *Server) recover() {
 	known := map[string]bool{}
 	for _, e := range entries {
 		known[e.Name()] = true
-		if err := s.readmit(e.Name()); err != nil {
+		if err := s.readmit(e.Name(), held); err != nil {
 			s.cfg.Log.Error("cannot take over a container", "container", e.Name(), "error", err)
 		}
 	}
@@ -39,17 +45,24 @@ func (s *Server) recover() {
 			}
 		}
 	}
+	for name, files := range held {
+		// Nobody has asked for it: its container is gone.
+		wire.CloseAll(files)
+		if err := s.store.Drop(name); err != nil {
+			s.cfg.Log.Error("cannot let go of an earlier keeper's files", "name", name, "error", err)
+		}
+	}
 }
 
-func (s *Server) readmit(id string) error {
+func (s *Server) readmit(id string, held map[string][]*os.File) error {
 	dir := recordDir(s.cfg.RunDir, id)
 	rec, err := loadRecord(dir)
 	if err != nil || rec.Create.ID != id {
-		return errors.Join(s.native.Sweep(id), os.RemoveAll(dir))
+		return errors.Join(s.native.Sweep(id), removeDir(dir))
 	}
 	c := s.newContainer(rec)
 	if rec.Row.State == nothing {
-		return errors.Join(s.sweep(c), os.RemoveAll(dir))
+		return errors.Join(s.sweep(c), removeDir(dir))
 	}
 	if rec.Row.State == keeper.Exited {
 		close(c.exited)
@@ -63,14 +76,37 @@ func (s *Server) readmit(id string) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if c.streams, err = stdio.Resume(c.streamsConfig()); err != nil {
+	if c.streams, err = stdio.Resume(c.streamsConfig(), regain(held, id)); err != nil {
 		return fmt.Errorf("resume streams: %w", err)
 	}
-	if c.init, err = holdSame(rec.Created.Pid, rec.StartTime); err == nil {
+	if err := (remnants{c}).kill(); err != nil {
+		s.cfg.Log.Error("execs of an earlier keeper may run on", "container", id, "error", err)
+	}
+	if c.init, err = c.findInit(); err == nil {
 		s.add(c)
 		return nil
 	}
 	return s.lost(c)
+}
+
+// findInit holds the init, also one that has exited where that can be known.
+func (c *container) findInit() (*proc.Process, error) {
+	if p, err := proc.OpenPinned(c.rec.Created.Pid, filepath.Join(c.dir, pinName)); err == nil {
+		return p, nil
+	}
+	return holdSame(c.rec.Created.Pid, c.rec.StartTime)
+}
+
+// regain gets a container's terminal or stdin back. Nil when there is none.
+func regain(held map[string][]*os.File, id string) *os.File {
+	wire.CloseAll(held[id]) // it opens its pipes by name
+	delete(held, id)
+	files := held[stdinOf(id)]
+	delete(held, stdinOf(id))
+	if len(files) == 0 {
+		return nil
+	}
+	return files[0]
 }
 
 // sweep removes what a container has left that was being created.
@@ -96,6 +132,7 @@ func holdSame(pid int, start uint64) (*proc.Process, error) {
 // lost records the exit of a container that died while there was no keeper.
 func (s *Server) lost(c *container) error {
 	c.streams.Finish()
+	c.letGo()
 	close(c.exited)
 	s.mu.Lock()
 	s.table[c.id()] = c
@@ -139,14 +176,10 @@ func (s *Server) reapOrphans(ctx context.Context) {
 func (s *Server) owned() map[int]bool {
 	own := map[int]bool{}
 	for _, c := range s.containers() {
-		c.mu.Lock()
-		own[c.rec.Row.Pid] = true
-		for _, e := range c.execs {
-			if e != nil {
-				own[e.process.Pid] = true
-			}
+		own[c.row().Pid] = true
+		for _, pid := range c.execs.pids() {
+			own[pid] = true
 		}
-		c.mu.Unlock()
 	}
 	return own
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/hold"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/wire"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
 )
@@ -35,6 +36,7 @@ type Server struct {
 	listener *net.UnixListener
 	native   *oci.Native
 	journal  *journal
+	store    *hold.Store
 
 	// Watchers of containers and execs. Nobody waits for them: containers outlive their keeper.
 	work sync.WaitGroup
@@ -74,6 +76,9 @@ func (s *Server) open() error {
 	}
 	if s.native, err = oci.NewNative(filepath.Join(s.cfg.RunDir, "runc"), s.cfg.Log); err != nil {
 		return err
+	}
+	if s.store, err = hold.Open(s.cfg.RunDir); err != nil {
+		return fmt.Errorf("hold files: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become child subreaper: %w", err)
@@ -158,6 +163,9 @@ func (s *Server) closeFiles() {
 	if s.journal != nil {
 		s.journal.close()
 	}
+	if s.store != nil {
+		s.store.Close()
+	}
 	if s.lock != nil {
 		s.lock.Close()
 	}
@@ -190,10 +198,12 @@ func (s *Server) newContainer(rec record) *container {
 	if r := rec.Create.Runtime; r.Path != "" {
 		rt = &oci.Foreign{Path: r.Path, Args: r.Args, Root: filepath.Join(s.cfg.RunDir, "foreign", r.Handler), Scratch: recordDir(s.cfg.RunDir, rec.Create.ID)}
 	}
-	return &container{
-		dir: recordDir(s.cfg.RunDir, rec.Create.ID), runtime: rt, journal: s.journal, log: s.cfg.Log,
-		rec: rec, exited: make(chan struct{}), execs: map[string]*execution{},
+	c := &container{
+		dir: recordDir(s.cfg.RunDir, rec.Create.ID), runtime: rt, journal: s.journal, store: s.store, log: s.cfg.Log,
+		rec: rec, exited: make(chan struct{}),
 	}
+	c.execs = &execs{of: c, byID: map[string]*execution{}}
+	return c
 }
 
 // add puts a container that has an init into the table and watches it.

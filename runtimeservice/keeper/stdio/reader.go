@@ -17,14 +17,35 @@ var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
 // reader copies what a container writes on one stream, until the stream ends or finish is called.
 type reader struct {
-	file *os.File // non-blocking
-	tty  bool
-	sink func([]byte)
-	done chan struct{}
+	file  *os.File // non-blocking
+	tty   bool
+	spool *spool // nil: none
+	sink  func([]byte)
+	done  chan struct{}
 }
 
-func newReader(file *os.File, tty bool, sink func([]byte)) *reader {
-	return &reader{file: file, tty: tty, sink: sink, done: make(chan struct{})}
+func newReader(file *os.File, tty bool, sp *spool, sink func([]byte)) *reader {
+	return &reader{file: file, tty: tty, spool: sp, sink: sink, done: make(chan struct{})}
+}
+
+// take reads without waiting, through the spool where there is one.
+func (r *reader) take(fd int, chunk []byte) (int, error) {
+	if r.spool == nil {
+		return readRetry(fd, chunk)
+	}
+	n, err := r.spool.take(fd, chunk)
+	if err != nil && unspoolable(err) {
+		return readRetry(fd, chunk)
+	}
+	return n, err
+}
+
+// hand hands a chunk on; then it is safe.
+func (r *reader) hand(chunk []byte) {
+	r.sink(chunk)
+	if r.spool != nil {
+		r.spool.clear()
+	}
 }
 
 func (r *reader) run() {
@@ -52,7 +73,7 @@ func (r *reader) next(wait func(func(fd uintptr) bool) error) error {
 	var readErr error
 	err := wait(func(fd uintptr) bool {
 		chunk = chunks.Get().(*[chunkSize]byte)
-		n, readErr = readRetry(int(fd), chunk[:])
+		n, readErr = r.take(int(fd), chunk[:])
 		// A terminal reports EIO while nobody has its other side open; someone may open it again.
 		if readErr == unix.EAGAIN || (r.tty && readErr == unix.EIO) {
 			chunks.Put(chunk)
@@ -72,7 +93,7 @@ func (r *reader) next(wait func(func(fd uintptr) bool) error) error {
 	case n == 0:
 		return errEnd
 	}
-	r.sink(chunk[:n])
+	r.hand(chunk[:n])
 	return nil
 }
 
@@ -88,9 +109,9 @@ func (r *reader) drain(raw syscall.RawConn) {
 	for left > 0 {
 		chunk := chunks.Get().(*[chunkSize]byte)
 		n := 0
-		_ = raw.Control(func(fd uintptr) { n, _ = readRetry(int(fd), chunk[:]) })
+		_ = raw.Control(func(fd uintptr) { n, _ = r.take(int(fd), chunk[:]) })
 		if n > 0 {
-			r.sink(chunk[:n])
+			r.hand(chunk[:n])
 		}
 		chunks.Put(chunk)
 		if n <= 0 {

@@ -8,7 +8,12 @@
 //
 // Stdout and stderr are named pipes in the container's directory that the container holds open for reading and
 // writing: if the keeper dies, a container that writes waits for the next keeper instead of dying of SIGPIPE, and
-// what it wrote stays in the pipe. The names also let any user of the container open /dev/stdout.
+// what it wrote stays in the pipe. The names also let any user of the container open /dev/stdout. What has been taken
+// out of a pipe is in a spool (spool.go) until it is in the log.
+//
+// A terminal hangs up, stdin ends, and what an exited container has left in its pipes is gone, when nobody has them open:
+// what of them is to outlive the keeper must be held elsewhere too. Ours and Pipes are what to hold; Resume gets Ours back
+// and opens the pipes by name.
 package stdio
 
 import (
@@ -38,6 +43,7 @@ type Config struct {
 	Stdin     bool
 	StdinOnce bool
 	Warn      func(error) // called when log lines begin to be lost
+	LetGo     func()      // called when stdin is about to end: whoever else holds it must let go. May be nil
 }
 
 // Streams are the streams of one container.
@@ -45,6 +51,8 @@ type Streams struct {
 	cfg   Config
 	log   *logFile
 	child [3]*os.File // the container's ends, until Begin
+
+	spools map[logs.Stream]*spool
 
 	running sync.WaitGroup
 
@@ -59,12 +67,11 @@ type Streams struct {
 
 // Open makes the streams. Either Begin or Finish must follow.
 func Open(cfg Config) (*Streams, error) {
-	s := &Streams{cfg: cfg, outlets: map[*outlet]logs.Stream{}, inlets: map[*os.File]struct{}{}}
 	log, err := openLog(cfg.LogPath, cfg.Warn)
 	if err != nil {
 		return nil, err
 	}
-	s.log = log
+	s := newStreams(cfg, log)
 	if cfg.TTY {
 		return s, nil
 	}
@@ -73,6 +80,13 @@ func Open(cfg Config) (*Streams, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+func newStreams(cfg Config, log *logFile) *Streams {
+	return &Streams{
+		cfg: cfg, log: log, spools: map[logs.Stream]*spool{},
+		outlets: map[*outlet]logs.Stream{}, inlets: map[*os.File]struct{}{},
+	}
 }
 
 func (s *Streams) openPipes() error {
@@ -105,26 +119,53 @@ func (s *Streams) openPipes() error {
 	return nil
 }
 
-// Resume takes the streams of a running container over from a keeper that has died. Its terminal and stdin died with
-// that keeper; what it writes to its pipes goes on into the log.
-func Resume(cfg Config) (*Streams, error) {
-	s := &Streams{cfg: cfg, outlets: map[*outlet]logs.Stream{}, inlets: map[*os.File]struct{}{}}
+// Resume takes the streams of a running container over from a keeper that has died: what it writes to its pipes goes on
+// into its log. Ours is what was held of the earlier Streams' Ours; nil when it was lost, and with it the terminal or stdin.
+func Resume(cfg Config, ours *os.File) (*Streams, error) {
 	log, err := openLog(cfg.LogPath, cfg.Warn)
 	if err != nil {
-		return nil, err
+		// The container runs. Its lines are lost until the log can be reopened.
+		cfg.Warn(err)
 	}
-	s.log = log
+	s := newStreams(cfg, log)
+	if cfg.TTY {
+		s.log.resume()
+		s.Begin(ours)
+		return s, nil
+	}
+	s.stdin = ours
 	for _, stream := range []logs.Stream{logs.Stdout, logs.Stderr} {
-		if cfg.TTY {
-			break
-		}
 		if err := s.listen(filepath.Join(cfg.Dir, string(stream)), stream); err != nil {
 			s.Finish()
 			return nil, err
 		}
 	}
+	if err := s.recoverSpools(); err != nil {
+		s.Finish()
+		return nil, err
+	}
+	s.log.resume()
 	s.Begin(nil)
 	return s, nil
+}
+
+// Ours is our end of stdin, or the terminal's master. Nil when there is none.
+func (s *Streams) Ours() *os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stdin
+}
+
+// Pipes are our ends of stdout and stderr: while somebody has them open, what is in them is kept. None with TTY.
+func (s *Streams) Pipes() []*os.File {
+	if s.cfg.TTY {
+		return nil
+	}
+	var out []*os.File
+	for _, r := range s.readers {
+		out = append(out, r.file)
+	}
+	return out
 }
 
 func makeFifo(path string) error {
@@ -143,12 +184,18 @@ func (s *Streams) listen(path string, stream logs.Stream) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", stream, err)
 	}
+	sp, err := openSpool(path + ".spool")
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	s.spools[stream] = sp
 	s.read(os.NewFile(uintptr(fd), path), stream)
 	return nil
 }
 
 func (s *Streams) read(f *os.File, stream logs.Stream) {
-	s.readers = append(s.readers, newReader(f, s.cfg.TTY, func(chunk []byte) { s.deliver(stream, chunk) }))
+	s.readers = append(s.readers, newReader(f, s.cfg.TTY, s.spools[stream], func(chunk []byte) { s.deliver(stream, chunk) }))
 }
 
 // Child is what the container's init gets as its streams. All nil with TTY.
@@ -182,7 +229,7 @@ func (s *Streams) closeChild() {
 
 // deliver is called by one reader at a time per stream.
 func (s *Streams) deliver(stream logs.Stream, chunk []byte) {
-	s.log.write(stream, chunk)
+	s.log.write(stream, chunk, s.spools[stream])
 	s.mu.Lock()
 	var to []*outlet
 	for o, want := range s.outlets {
@@ -275,6 +322,9 @@ func (s *Streams) pump(in *os.File) {
 	s.mu.Unlock()
 	in.Close()
 	if once && to != nil {
+		if s.cfg.LetGo != nil {
+			s.cfg.LetGo()
+		}
 		to.Close()
 	}
 }
@@ -360,6 +410,9 @@ func (s *Streams) Finish() {
 	s.log.end(logs.Stdout)
 	s.log.end(logs.Stderr)
 	s.log.close()
+	for _, sp := range s.spools {
+		sp.file.Close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for o := range s.outlets {

@@ -102,7 +102,7 @@ func TestResume(t *testing.T) {
 	first.Finish()
 	first.Wait() // as after the keeper's death: its ends are closed
 	write(t, out, "two\n")
-	second, err := Resume(cfg)
+	second, err := Resume(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,8 +186,8 @@ func TestLogCannotBeWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.write(logs.Stdout, []byte("lost\n"))
-	l.write(logs.Stdout, []byte("lost too\n"))
+	l.write(logs.Stdout, []byte("lost\n"), nil)
+	l.write(logs.Stdout, []byte("lost too\n"), nil)
 	if len(warned) != 1 || !errors.Is(warned[0], unix.ENOSPC) {
 		t.Errorf("warnings %v, want one", warned)
 	}

@@ -1,0 +1,141 @@
+package stdio
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/runtimeservice/logs"
+)
+
+// tmpfs is a directory on one.
+func tmpfs(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "skiff-stdio-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// A keeper is killed at each instant between a container's pipe and its log. The next one finds what the kill left, and the
+// log has each line once and whole.
+func TestKilledBetweenPipeAndLog(t *testing.T) {
+	const written = "one\ntwo\nthree\nunfin"
+	for name, kill := range map[string]func(t *testing.T, l *logFile, s *spool, chunk []byte){
+		"before the mark":     func(*testing.T, *logFile, *spool, []byte) {},
+		"before the log":      func(t *testing.T, l *logFile, s *spool, chunk []byte) { cut(t, l, s, chunk, 0) },
+		"inside a time stamp": func(t *testing.T, l *logFile, s *spool, chunk []byte) { cut(t, l, s, chunk, 10) },
+		"inside a line":       func(t *testing.T, l *logFile, s *spool, chunk []byte) { cut(t, l, s, chunk, 52) },
+		"after a line":        func(t *testing.T, l *logFile, s *spool, chunk []byte) { cut(t, l, s, chunk, 43) },
+		"before the clearing": func(t *testing.T, l *logFile, s *spool, chunk []byte) { l.write(logs.Stdout, chunk, s) },
+		"after the clearing":  func(t *testing.T, l *logFile, s *spool, chunk []byte) { l.write(logs.Stdout, chunk, s); s.clear() },
+		"while another stream was written": func(t *testing.T, l *logFile, s *spool, chunk []byte) {
+			l.write(logs.Stdout, chunk, s)
+			l.write(logs.Stderr, []byte("err\n"), nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t)
+			cfg.Dir = tmpfs(t)
+			first, _, out, _ := begun(t, cfg)
+			first.Finish()
+			first.Wait()
+			l, err := openLog(cfg.LogPath, cfg.Warn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.write(logs.Stdout, []byte("zero\n"), nil)
+			s, err := openSpool(filepath.Join(cfg.Dir, "stdout.spool"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pipe, err := os.OpenFile(filepath.Join(cfg.Dir, "stdout"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pipe.Close()
+			write(t, out, written)
+			chunk := make([]byte, 4096)
+			n, err := s.take(int(pipe.Fd()), chunk)
+			if err != nil || string(chunk[:n]) != written {
+				t.Fatalf("taken %q, %v", chunk[:n], err)
+			}
+			kill(t, l, s, chunk[:n])
+
+			second, err := Resume(cfg, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, out, "ished\n")
+			second.Finish()
+			second.Wait()
+			got := strings.Replace(content(t, cfg.LogPath), "stderr err\n", "", 1)
+			if want := "stdout zero\nstdout one\nstdout two\nstdout three\nstdout unfin…\nstdout ished\n"; got != want {
+				t.Errorf("log\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
+
+// cut marks, and writes the first bytes only of what belongs into the log.
+func cut(t *testing.T, l *logFile, s *spool, chunk []byte, bytes int) {
+	t.Helper()
+	l.buf = (&logs.Splitter{Stream: logs.Stdout}).Append(nil, chunk, time.Now())
+	l.note(s)
+	if _, err := l.file.Write(l.buf[:bytes]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An unfinished line that an earlier keeper has logged is closed at the end.
+func TestResumeInsideALine(t *testing.T) {
+	cfg := config(t)
+	first, _, out, _ := begun(t, cfg)
+	write(t, out, "begun")
+	for content(t, cfg.LogPath) == "" {
+		time.Sleep(time.Millisecond)
+	}
+	second, err := Resume(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Finish()
+	second.Wait()
+	if got := content(t, cfg.LogPath); got != "stdout begun…\nstdout \n" {
+		t.Errorf("log %q", got)
+	}
+	first.Finish()
+}
+
+// A log that cannot be opened any more does not keep a container from being taken over, and is made by the next reopening.
+func TestResumeWithoutALog(t *testing.T) {
+	cfg := config(t)
+	first, _, out, _ := begun(t, cfg)
+	first.Finish()
+	first.Wait()
+	path := cfg.LogPath
+	warned := 0
+	cfg.LogPath, cfg.Warn = filepath.Join(path, "not-a-directory"), func(error) { warned++ }
+	s, err := Resume(cfg, nil)
+	if err != nil || warned != 1 {
+		t.Fatalf("%v, %d warnings", err, warned)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, out, "back\n")
+	s.Finish()
+	s.Wait()
+	if got := content(t, cfg.LogPath); got != "stdout back\n" {
+		t.Errorf("log %q", got)
+	}
+}

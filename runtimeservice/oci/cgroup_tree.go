@@ -1,0 +1,213 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
+)
+
+// On cgroup v1 a container's /sys/fs/cgroup is a tmpfs with one bind mount per hierarchy, 11 or so. libcontainer makes
+// them in the container's init, each found, mounted, looked up again and remounted through /proc: a sixth of all that
+// the init does. plantCgroups builds the same out of sight, by file descriptors, and the init binds it as a whole.
+//
+// It needs Linux 6.15, which mounts on mounts that are attached nowhere. Where it fails, libcontainer does it.
+
+// treeData marks, in the data of a bind mount, which the kernel ignores, what the mount stands for, and its flags.
+const treeData = "skiff-cgroup-v1="
+
+// plantCgroups replaces the container's mount of cgroup v1 hierarchies, if it has one, by the bind mount of a tree, which
+// is the file it returns: closed when the container has been created. The container's cgroups exist then.
+func plantCgroups(config *configs.Config) (*os.File, error) {
+	at := slices.IndexFunc(config.Mounts, func(m *configs.Mount) bool { return m.Device == "cgroup" })
+	if at < 0 || cgroups.IsCgroup2UnifiedMode() || config.Namespaces.Contains(configs.NEWCGROUP) || config.Namespaces.Contains(configs.NEWUSER) {
+		return nil, nil
+	}
+	m := config.Mounts[at]
+	branches, err := cgroupBranches(config.Cgroups)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := buildTree(branches, m)
+	if err != nil {
+		return nil, err
+	}
+	config.Mounts[at] = &configs.Mount{
+		Device:           "bind",
+		Source:           fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), tree.Fd()),
+		Destination:      m.Destination,
+		Flags:            unix.MS_BIND | unix.MS_REC,
+		PropagationFlags: m.PropagationFlags,
+		Data:             treeData + strconv.Itoa(m.Flags),
+	}
+	return tree, nil
+}
+
+// load is libcontainer.Load of a container whose configuration says what was asked for, not how it was mounted: a
+// checkpoint, for one, goes by it.
+func load(root, id string) (*libcontainer.Container, error) {
+	c, err := libcontainer.Load(root, id)
+	if err != nil {
+		return nil, err
+	}
+	config := c.Config()
+	for i, m := range config.Mounts {
+		flags, ok := strings.CutPrefix(m.Data, treeData)
+		if !ok {
+			continue
+		}
+		n, err := strconv.Atoi(flags)
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: data %q: %w", m.Destination, m.Data, err)
+		}
+		config.Mounts[i] = &configs.Mount{
+			Device: "cgroup", Source: "cgroup", Destination: m.Destination, Flags: n, PropagationFlags: m.PropagationFlags,
+		}
+	}
+	return c, nil
+}
+
+// branch is one hierarchy in the tree.
+type branch struct {
+	name string   // of its directory
+	dir  string   // the container's cgroup
+	also []string // symbolic links: cpu and cpuacct to cpu,cpuacct
+}
+
+// cgroupBranches makes the container's cgroups, and says where they are. In a hierarchy that the container has no cgroup
+// of its own in, it is in this process's.
+func cgroupBranches(config *cgroups.Cgroup) ([]branch, error) {
+	m, err := manager.New(config)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Apply(-1); err != nil {
+		return nil, err
+	}
+	paths := m.GetPaths()
+	mounts, err := cgroups.GetCgroupMounts(false)
+	if err != nil {
+		return nil, err
+	}
+	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	var out []branch
+	for _, mount := range mounts {
+		b := branch{name: filepath.Base(mount.Mountpoint)}
+		for _, key := range []string{mount.Subsystems[0], cgroups.CgroupNamePrefix + mount.Subsystems[0]} {
+			if paths[key] != "" {
+				b.dir = paths[key]
+			}
+		}
+		if b.dir == "" {
+			mine, err := mount.GetOwnCgroup(own)
+			if err != nil {
+				return nil, err
+			}
+			below, err := filepath.Rel(mount.Root, mine)
+			if err != nil {
+				return nil, err
+			}
+			b.dir = filepath.Join(mount.Mountpoint, below)
+		}
+		if strings.Contains(b.name, ",") {
+			b.also = strings.Split(b.name, ",")
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+// buildTree makes the tmpfs and mounts the branches on it, with the flags that the container's mount asks for.
+func buildTree(branches []branch, m *configs.Mount) (*os.File, error) {
+	root, err := newTmpfs()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range branches {
+		if err := mountBranch(int(root.Fd()), b, attributes(m.Flags)); err != nil {
+			root.Close()
+			return nil, fmt.Errorf("mount cgroup %s: %w", b.name, err)
+		}
+	}
+	return root, nil
+}
+
+func newTmpfs() (*os.File, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	for _, option := range [][2]string{{"source", "tmpfs"}, {"mode", "755"}} {
+		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
+			return nil, os.NewSyscallError("fsconfig", err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, os.NewSyscallError("fsconfig", err)
+	}
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsmount", err)
+	}
+	return os.NewFile(uintptr(root), "cgroup tree"), nil
+}
+
+func mountBranch(root int, b branch, attr unix.MountAttr) error {
+	if err := unix.Mkdirat(root, b.name, 0o755); err != nil {
+		return os.NewSyscallError("mkdir", err)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, b.dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	if err := unix.MoveMount(fd, "", root, b.name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	for _, link := range b.also {
+		if err := unix.Symlinkat(b.name, root, link); err != nil {
+			return os.NewSyscallError("symlink", err)
+		}
+	}
+	return nil
+}
+
+// attributes are mount(2)'s flags as mount_setattr(2) takes them: set are those named, cleared are the others. The times
+// of access are one choice; where none is named, as in a remount by mount(2), they stay.
+func attributes(flags int) unix.MountAttr {
+	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	for flag, bit := range map[int]uint64{
+		unix.MS_RDONLY: unix.MOUNT_ATTR_RDONLY, unix.MS_NOSUID: unix.MOUNT_ATTR_NOSUID, unix.MS_NODEV: unix.MOUNT_ATTR_NODEV,
+		unix.MS_NOEXEC: unix.MOUNT_ATTR_NOEXEC, unix.MS_NODIRATIME: unix.MOUNT_ATTR_NODIRATIME,
+	} {
+		if flags&flag != 0 {
+			attr.Attr_set |= bit
+		} else {
+			attr.Attr_clr |= bit
+		}
+	}
+	for flag, bit := range map[int]uint64{
+		unix.MS_NOATIME: unix.MOUNT_ATTR_NOATIME, unix.MS_STRICTATIME: unix.MOUNT_ATTR_STRICTATIME, unix.MS_RELATIME: unix.MOUNT_ATTR_RELATIME,
+	} {
+		if flags&flag != 0 {
+			attr.Attr_clr |= unix.MOUNT_ATTR__ATIME
+			attr.Attr_set |= bit
+		}
+	}
+	return attr
+}
