@@ -153,6 +153,10 @@ type cgroups Kubelet
 
 func (k *cgroups) EnsurePod(p *v1.Pod) (string, error) { return k.cgroups.Load().EnsurePod(p) }
 
+func (k *cgroups) ResizePod(p *v1.Pod, change func() error) error {
+	return k.cgroups.Load().ResizePod(p, change)
+}
+
 func (k *cgroups) RemovePod(ctx context.Context, uid types.UID) error {
 	return k.cgroups.Load().RemovePod(ctx, uid)
 }

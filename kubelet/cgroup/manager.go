@@ -132,6 +132,30 @@ func (m *Manager) EnsurePod(pod *v1.Pod) (cgroupParent string, err error) {
 	return group, nil
 }
 
+// ResizePod gives the pod's group the limits of pod, and runs change, which gives its containers theirs, in between: a
+// group can take no less than its children have, and they no more than it has. So it first takes any.
+func (m *Manager) ResizePod(pod *v1.Pod, change func() error) error {
+	if m.cfg.Systemd {
+		return change()
+	}
+	limits := PodLimits(pod, m.cfg.Options)
+	open := Limits{Quota: ptr(Unlimited), Memory: ptr(Unlimited)}
+	group := Path(m.cfg.Root, ClassOf(pod), pod.UID)
+	if err := m.write(group, Files(m.cfg.Layout.Version, open)); err != nil {
+		return fmt.Errorf("lift the limits of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	failed := change()
+	if err := m.write(group, Files(m.cfg.Layout.Version, limits)); err != nil {
+		return errors.Join(failed, fmt.Errorf("limit pod %s/%s: %w", pod.Namespace, pod.Name, err))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
+	m.pods[pod.UID] = podState{ClassOf(pod), requests.Cpu().MilliValue(), Files(m.cfg.Layout.Version, limits)}
+	m.weighBurstable()
+	return failed
+}
+
 func (m *Manager) exists(group string) bool {
 	for _, c := range needed() {
 		if _, err := os.Stat(m.Dir(c, group)); err != nil {

@@ -46,6 +46,9 @@ var update = flag.Bool("update", false, "write the answers into the scripts")
 //	delete GRACE                        the API has a deletion with that grace period, in seconds
 //	evict GRACE REASON                  the kubelet ends the pod
 //	reject REASON                       the node refuses the pod
+//	granted C RES=REQUEST[/LIMIT] ...   the node has granted C other resources; RES is cpu or memory
+//	actual C RES=REQUEST[/LIMIT] ...    the running C has these resources
+//	resize pending|progress [REASON]    that is where the resize of the pod stands
 //	restart                             the kubelet has been restarted: what it had in memory is gone
 //	set FIELD VALUE                     the API changes: image.C, cpu.C, phase, condition.TYPE, ephemeral (a new one of that name)
 //	plan                                decide; the answer is what to do. Stop calls are noted as begun.
@@ -102,6 +105,8 @@ type world struct {
 	now   time.Time
 	last  *v1.PodStatus
 	count int
+	// pending and progress of a resize.
+	pending, progress *report.Resize
 }
 
 func newWorld(t *testing.T, archive *txtar.Archive) *world {
@@ -206,6 +211,22 @@ func (w *world) do(f []string) []string {
 		}
 		w.last, w.d.End, w.o.Busy, w.o.Hooking = nil, nil, false, nil
 		w.o.Kills, w.o.Crashes, w.o.Faults = map[string]pod.Kill{}, map[string]pod.Crash{}, map[string]pod.Fault{}
+	case "granted":
+		w.d.Pod = w.d.Pod.DeepCopy()
+		pod.Find(w.d.Pod, f[1]).Resources = resources(f[2:])
+	case "actual":
+		if w.o.Actual == nil {
+			w.o.Actual = map[string]v1.ResourceRequirements{}
+		}
+		w.o.Actual[f[1]] = resources(f[2:])
+	case "resize":
+		r := &report.Resize{Reason: arg(2), Generation: w.d.Pod.Generation}
+		w.pending, w.progress = nil, nil
+		if f[1] == "pending" {
+			w.pending = r
+		} else if f[1] == "progress" {
+			w.progress = r
+		}
 	case "set":
 		w.set(f[1], f[2])
 	case "plan":
@@ -224,6 +245,35 @@ func duration(t *testing.T, s string) time.Duration {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// resources reads cpu=100m/200m memory=10Mi: requests and limits.
+func resources(list []string) v1.ResourceRequirements {
+	r := v1.ResourceRequirements{Requests: v1.ResourceList{}, Limits: v1.ResourceList{}}
+	for _, item := range list {
+		name, values, _ := strings.Cut(item, "=")
+		request, limit, limited := strings.Cut(values, "/")
+		r.Requests[v1.ResourceName(name)] = resource.MustParse(request)
+		if limited {
+			r.Limits[v1.ResourceName(name)] = resource.MustParse(limit)
+		}
+	}
+	return r
+}
+
+// written is the other way round.
+func written(r v1.ResourceRequirements) string {
+	var out []string
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+		request, asks := r.Requests[name]
+		limit, limited := r.Limits[name]
+		if asks && limited {
+			out = append(out, fmt.Sprintf("%s=%s/%s", name, request.String(), limit.String()))
+		} else if asks {
+			out = append(out, fmt.Sprintf("%s=%s", name, request.String()))
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 func name(s string) string {
@@ -374,7 +424,8 @@ func (w *world) plan() []string {
 }
 
 func (w *world) facts() report.Facts {
-	return report.Facts{Now: w.now, HostIPs: []string{"192.168.0.1"}, Runtime: "test", Last: w.last}
+	return report.Facts{Now: w.now, HostIPs: []string{"192.168.0.1"}, Runtime: "test", Last: w.last,
+		Pending: w.pending, Progress: w.progress}
 }
 
 func (w *world) describe() []string {
@@ -410,6 +461,9 @@ func (w *world) describe() []string {
 		for _, c := range s.Containers {
 			say("start %s restarts=%d%s", c.Name, c.Restarts, map[bool]string{true: " target=" + c.Target}[c.Target != ""])
 		}
+	}
+	for _, r := range a.Resizes {
+		say("resize %s from %s to %s", r.ID, written(r.From), written(r.To))
 	}
 	if len(a.Remove) > 0 {
 		say("remove %v", a.Remove)
@@ -497,6 +551,10 @@ func (w *world) container(name string) []string {
 			}
 			if s := c.State.Waiting; s != nil {
 				out += fmt.Sprintf(" waits: %s %q", s.Reason, s.Message)
+			}
+			if c.Resources != nil && len(c.Resources.Requests) > 0 {
+				granted := written(v1.ResourceRequirements{Requests: c.AllocatedResources})
+				out += fmt.Sprintf(" has %s, granted %s", written(*c.Resources), granted)
 			}
 			if t := c.LastTerminationState.Terminated; t != nil {
 				out += fmt.Sprintf(" last: %s(%d) %q", t.Reason, t.ExitCode, t.Message)

@@ -63,6 +63,8 @@ func (w *initWalk) visit(i int) {
 	case last.State == Running:
 		if k, killing := w.o.Kills[last.ID]; killing {
 			w.kill(last, k, true)
+		} else {
+			w.resizes(c, last)
 		}
 	case last.State == Exited && Sidecar(c):
 		w.wanted = append(w.wanted, i)
@@ -106,5 +108,7 @@ func (w *initWalk) sidecar(i int, c *v1.Container, last *Container) {
 		w.killOne(last, CauseChanged, fmt.Sprintf("Init container %s definition changed", c.Name), true)
 	case c.LivenessProbe != nil && probes.Liveness == Failure:
 		w.killOne(last, CauseLiveness, fmt.Sprintf("Init container %s failed liveness probe", c.Name), true)
+	default:
+		w.resizes(c, last)
 	}
 }

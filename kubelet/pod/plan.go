@@ -198,6 +198,8 @@ func (pl *planner) main(c *v1.Container) {
 		pl.killOne(last, CauseLiveness, fmt.Sprintf("Container %s failed liveness probe", c.Name), again)
 	case c.StartupProbe != nil && probes.Startup == Failure:
 		pl.killOne(last, CauseStartup, fmt.Sprintf("Container %s failed startup probe", c.Name), again)
+	default:
+		pl.resizes(c, last)
 	}
 }
 

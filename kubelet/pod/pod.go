@@ -167,6 +167,8 @@ const (
 	CausePostStart Cause = "postStart"
 	// CauseRestartAll: a container's rule restarts all of the pod (KEP-5532). No hook runs and no grace is given.
 	CauseRestartAll Cause = "restartAll"
+	// CauseResize: the container's resizePolicy wants a restart.
+	CauseResize Cause = "resize"
 )
 
 // Observed is what is.
@@ -185,6 +187,8 @@ type Observed struct {
 	// Hooking: the postStart hook of the newest instance of this name runs. Until it is over, the container does not
 	// count as running for anybody outside.
 	Hooking map[string]bool
+	// Actual resources by container name, of those that run. The spec holds what the node has granted.
+	Actual map[string]v1.ResourceRequirements
 	// MaxBackoff caps the restart back-off; zero means 5 minutes.
 	MaxBackoff time.Duration
 }
@@ -199,6 +203,8 @@ type Actions struct {
 	StopSandboxes []string
 	// Start is nil when nothing is to be started, or a start is under way.
 	Start *Start
+	// Resizes lists running containers to be given other resources, those first that get less.
+	Resizes []Resize
 	// Remove lists dead containers that nobody needs any more.
 	Remove []string
 	// RemoveSandboxes lists stopped sandboxes without containers that were replaced.

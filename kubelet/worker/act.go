@@ -24,6 +24,9 @@ func (w *worker) act(ctx context.Context, d *pod.Desired, a *pod.Actions) {
 	if a.Cancel {
 		w.cancel(stepStart)
 	}
+	if d.End != nil {
+		w.cancel(stepResize)
+	}
 	for i := range a.Kills {
 		w.kill(ctx, d.Pod, &a.Kills[i])
 	}
@@ -33,6 +36,9 @@ func (w *worker) act(ctx context.Context, d *pod.Desired, a *pod.Actions) {
 	if a.Start != nil && len(a.StopSandboxes) == 0 {
 		s := *a.Start
 		w.begin(ctx, stepStart, false, func(ctx context.Context) { starter{w}.start(ctx, d.Pod, &s) })
+	}
+	if len(a.Resizes) > 0 {
+		w.begin(ctx, stepResize, false, func(ctx context.Context) { resizer{w}.carryOut(ctx, d.Pod, a.Resizes) })
 	}
 	for _, id := range a.Remove {
 		w.begin(ctx, stepRemove+id, false, func(ctx context.Context) { w.attempt("remove container", w.cfg.Runtime.RemoveContainer(ctx, id)) })

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/pod/resize"
 )
 
 // Pool holds the workers of all pods of the node.
@@ -65,6 +66,7 @@ func (pl *Pool) launch(uid types.UID, w *worker) {
 func (pl *Pool) gone(uid types.UID, w *worker) {
 	pl.cfg.Probes.Sync(w.pod, nil)
 	pl.cfg.Statuses.Forget(uid)
+	defer pl.retryResizes()
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	delete(pl.workers, uid)
@@ -94,6 +96,7 @@ func (pl *Pool) Update(p *v1.Pod, static bool) {
 		w.pod = p
 	}
 	w.mu.Unlock()
+	pl.regrant(w)
 	if revived { // its file went away and came back: the same pod has to end before it can begin again
 		pl.waiting[p.Namespace+"/"+p.Name] = p
 		return
@@ -124,6 +127,8 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 		}
 	}
 	pl.workers[p.UID] = w
+	w.freed = pl.retryResizes
+	pl.regrant(w)
 	if pl.cfg.Register != nil && w.end == nil {
 		pl.cfg.Register(p)
 	}
@@ -138,7 +143,7 @@ func (pl *Pool) active() []*v1.Pod {
 		rejected := w.end != nil && w.end.Rejected
 		over := w.status.Phase == v1.PodSucceeded || w.status.Phase == v1.PodFailed
 		if !rejected && !over {
-			list = append(list, w.pod)
+			list = append(list, resize.Apply(w.pod, w.resize.granted))
 		}
 		w.mu.Unlock()
 	}

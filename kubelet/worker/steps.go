@@ -19,6 +19,7 @@ const (
 	stepHook      = "hook/"
 	stepStop      = "stop/"
 	stepSandbox   = "sandbox/"
+	stepResize    = "resize"
 	stepRemove    = "remove/"
 	stepRemoveBox = "remove-sandbox/"
 )

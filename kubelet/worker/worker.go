@@ -26,6 +26,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/report"
+	"github.com/skiff-node/skiff/kubelet/pod/resize"
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
 )
@@ -43,6 +44,10 @@ type Runtime interface {
 	RemoveContainer(ctx context.Context, id string) error
 	RunHook(ctx context.Context, p *v1.Pod, id, container string, h *v1.LifecycleHandler) error
 	RemoveLogs(p *v1.Pod) error
+	// UpdateContainer gives a running container the resources that the spec has for it.
+	UpdateContainer(ctx context.Context, p *v1.Pod, name, id string) error
+	// MemoryUsage of a running container, in bytes.
+	MemoryUsage(ctx context.Context, id string) (int64, error)
 }
 
 // Volumes makes a pod's volumes. Setup may be called again at any time and then only does what is missing.
@@ -56,6 +61,8 @@ type Volumes interface {
 type Cgroups interface {
 	EnsurePod(p *v1.Pod) (parent string, err error)
 	RemovePod(ctx context.Context, uid types.UID) error
+	// ResizePod gives the pod's cgroup the limits of p. While change runs they bound both what was and what will be.
+	ResizePod(p *v1.Pod, change func() error) error
 }
 
 // Probes runs the probes of containers.
@@ -93,6 +100,9 @@ type Config struct {
 	Delete func(ctx context.Context, p *v1.Pod) error
 	// Admit refuses a new pod by returning the end it meets. active are the pods that hold resources.
 	Admit func(p *v1.Pod, static bool, active []*v1.Pod) *pod.End
+	// Resize refuses a change of a running pod's resources, whose spec has what is desired; nil grants it. others are the
+	// pods that hold resources, with what they were granted. When it is nil, every change is granted.
+	Resize func(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal
 	// HostIPs of the node.
 	HostIPs func() []string
 	// Register and Unregister tell of pods whose ConfigMaps and Secrets shall be watched. Optional.
@@ -113,6 +123,7 @@ type worker struct {
 	first    bool // no pass has been made yet
 	ending   ending
 	adopted  map[string]pod.Probes
+	freed    func()            // told when the pod no longer holds resources
 	backedUp map[string]string // the back-off last told of by event, by container name
 
 	mu      sync.Mutex
@@ -125,7 +136,8 @@ type worker struct {
 	crashes map[string]pod.Crash
 	faults  map[string]pod.Fault
 	delays  map[string]time.Duration // of the last fault, by container name
-	hooking string                   // the container that is being started and has a postStart hook
+	resize  resizing
+	hooking string // the container that is being started and has a postStart hook
 	steps   steps
 }
 
@@ -138,6 +150,7 @@ func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 		backedUp: map[string]string{},
 	}
 	w.status = p.Status
+	w.resize.granted, w.resize.actual = resize.FromStatus(p)
 	w.steps.running = map[string]*step{}
 	w.adopted = adopted(p)
 	w.poke()
@@ -209,6 +222,7 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 		return time.Now().Add(afterError), false
 	}
 	o.Sandboxes, o.Containers = sandboxes, containers
+	resizer{w}.see(&d, &o)
 	w.probe(d.Pod, &o)
 	acts, st := w.decide(&d, &o)
 	w.publish(d, st, &acts)
@@ -225,7 +239,7 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 func (w *worker) snapshot() (pod.Desired, pod.Observed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	d := pod.Desired{Pod: w.pod, Static: w.static, End: w.end}
+	d := pod.Desired{Pod: resize.Apply(w.pod, w.resize.granted), Static: w.static, End: w.end}
 	o := pod.Observed{Kills: map[string]pod.Kill{}, Crashes: map[string]pod.Crash{}, Faults: map[string]pod.Fault{},
 		Busy: w.steps.busy(stepStart), MaxBackoff: w.cfg.MaxBackoff}
 	for k, v := range w.kills {
@@ -247,6 +261,7 @@ func (w *worker) snapshot() (pod.Desired, pod.Observed) {
 func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodStatus) {
 	now := time.Now()
 	facts := report.Facts{Now: now, HostIPs: w.cfg.HostIPs(), Runtime: w.cfg.Runtime.Name(), Last: w.last}
+	facts.Pending, facts.Progress = resizer{w}.standing()
 	acts := pod.Plan(*d, *o, now)
 	st := report.Status(*d, *o, acts, facts)
 	end := pod.Ends(*d, &st, acts.Finished, now)
@@ -285,13 +300,19 @@ func (w *worker) probe(p *v1.Pod, o *pod.Observed) {
 	o.Probes = w.cfg.Probes.Verdicts(p.UID)
 }
 
+func terminal(p v1.PodPhase) bool { return p == v1.PodFailed || p == v1.PodSucceeded }
+
 // publish tells the status, and by event what holds containers up.
 func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	w.last = &st
 	w.mu.Lock()
+	over := terminal(st.Phase) && !terminal(w.status.Phase)
 	w.status = st
 	removed := w.removed
 	w.mu.Unlock()
+	if over && w.freed != nil {
+		w.freed()
+	}
 	if !removed && !w.ending.deleted {
 		w.cfg.Statuses.Set(d.Pod, st)
 	}

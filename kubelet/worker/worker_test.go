@@ -40,6 +40,7 @@ type node struct {
 	hook     time.Duration // a started container's postStart hook takes so long
 	stubborn bool
 	failing  map[string]error // by step
+	updates  []string         // of running containers
 }
 
 func newNode() *node {
@@ -231,6 +232,21 @@ func (n *node) RemovePod(_ context.Context, uid types.UID) error {
 	delete(n.cgroups, uid)
 	return n.step("cgroup")
 }
+
+func (n *node) ResizePod(_ *v1.Pod, change func() error) error { return change() }
+
+func (n *node) UpdateContainer(_ context.Context, p *v1.Pod, name, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.failing["update "+name]; err != nil {
+		return err
+	}
+	cpu := pod.Find(p, name).Resources.Requests[v1.ResourceCPU]
+	n.updates = append(n.updates, id+"="+cpu.String())
+	return nil
+}
+
+func (n *node) MemoryUsage(context.Context, string) (int64, error) { return 50 << 20, nil }
 
 func (n *node) Sync(*v1.Pod, []probe.Target)                   {}
 func (n *node) Verdicts(types.UID) map[string]pod.Probes       { return nil }

@@ -41,6 +41,10 @@ func (s conditioner) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodCon
 		c.LastTransitionTime = metav1.NewTime(s.f.Now).Rfc3339Copy()
 		list = replace(list, c)
 	}
+	if !terminal(st.Phase) {
+		list = append(list, s.resize(v1.PodResizePending, s.f.Pending)...)
+		list = append(list, s.resize(v1.PodResizeInProgress, s.f.Progress)...)
+	}
 	all := append(append([]v1.ContainerStatus{}, st.InitContainerStatuses...), st.ContainerStatuses...)
 	containersReady := s.containersReady(all, final)
 	made := []v1.PodCondition{
@@ -59,6 +63,21 @@ func (s conditioner) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodCon
 		list = append(list, c)
 	}
 	return list
+}
+
+// resize is the condition that tells of a resize. Its time is that of the last change of its reason.
+func (s conditioner) resize(t v1.PodConditionType, r *Resize) []v1.PodCondition {
+	if r == nil {
+		return nil
+	}
+	c := v1.PodCondition{Type: t, Status: v1.ConditionTrue, Reason: r.Reason, Message: r.Message, ObservedGeneration: r.Generation,
+		LastTransitionTime: metav1.NewTime(s.f.Now).Rfc3339Copy()}
+	for _, old := range s.old.Conditions {
+		if old.Type == t && old.Reason == r.Reason && !old.LastTransitionTime.IsZero() {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+	}
+	return []v1.PodCondition{c}
 }
 
 // since is the time of the condition's last change of status.

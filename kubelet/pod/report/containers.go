@@ -108,6 +108,14 @@ func removedToRestart(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStat
 			Message: restartingMessage, ExitCode: killedCode}}}
 }
 
+// resources are those that a running container has got; others show what was granted.
+func (s *stater) resources(spec *v1.Container, c *pod.Container) *v1.ResourceRequirements {
+	if has, ok := s.o.Actual[c.Name]; ok && c.State == pod.Running {
+		return has.DeepCopy()
+	}
+	return spec.Resources.DeepCopy()
+}
+
 // imageName is the image as people know it. A runtime that was given an image by its ID may have no better name for it.
 func imageName(c *pod.Container, spec *v1.Container) string {
 	if bare := strings.HasPrefix(c.Image, "sha256:") || c.Image == ""; bare && (c.Hash == 0 || c.Hash == pod.Hash(spec)) {
@@ -119,7 +127,7 @@ func imageName(c *pod.Container, spec *v1.Container) string {
 func (s *stater) convert(spec *v1.Container, c *pod.Container, old *v1.ContainerStatus) v1.ContainerStatus {
 	id := s.f.Runtime + "://" + c.ID
 	st := v1.ContainerStatus{Name: c.Name, RestartCount: int32(c.Restarts), Image: imageName(c, spec), ImageID: c.ImageID, ContainerID: id,
-		User: c.User, Resources: spec.Resources.DeepCopy(), AllocatedResources: spec.Resources.Requests}
+		User: c.User, Resources: s.resources(spec, c), AllocatedResources: spec.Resources.Requests}
 	if old != nil && old.RestartCount > st.RestartCount {
 		st.RestartCount = old.RestartCount
 	}

@@ -7,8 +7,10 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/pod/resize"
 )
 
 // Facts are what a status needs beside desired and observed.
@@ -18,8 +20,18 @@ type Facts struct {
 	HostIPs []string
 	// Runtime is the scheme of container IDs: containerd, skiff …
 	Runtime string
+	// Pending and Progress tell of a resize: that it waits, and that it is carried out. Nil when there is none.
+	Pending, Progress *Resize
 	// Last is the status made before this one, nil at first: then the API's is the base.
 	Last *v1.PodStatus
+}
+
+// Resize is where a change of the pod's resources stands.
+type Resize struct {
+	// Reason and Message as the condition shows them.
+	Reason, Message string
+	// Generation of the pod that asked for it.
+	Generation int64
 }
 
 // Status is what to tell the API about the pod. It is made from scratch each time; only what the runtime no longer knows
@@ -67,10 +79,11 @@ func (s *stater) status() v1.PodStatus {
 		QOSClass:                    pod.QOS(s.d.Pod),
 		StartTime:                   s.startTime(),
 		NominatedNodeName:           api.NominatedNodeName,
-		Resize:                      api.Resize,
 		ResourceClaimStatuses:       api.ResourceClaimStatuses,
 		ExtendedResourceClaimStatus: api.ExtendedResourceClaimStatus,
 	}
+	st.AllocatedResources = resourcehelper.PodRequests(s.d.Pod, resourcehelper.PodResourcesOptions{})
+	st.Resources = s.effective()
 	s.addresses(&st)
 	if s.d.End != nil && s.d.End.Rejected && len(s.o.Containers) == 0 {
 		return s.rejected(st)
@@ -85,6 +98,15 @@ func (s *stater) status() v1.PodStatus {
 	final := s.phase(&st)
 	st.Conditions = conditioner{s}.conditions(&st, final)
 	return st
+}
+
+// effective are the resources of the pod as a whole: its own, and where it has none, what its containers have got.
+func (s *stater) effective() *v1.ResourceRequirements {
+	p := resize.Apply(s.d.Pod, s.o.Actual)
+	return &v1.ResourceRequirements{
+		Requests: resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{}),
+		Limits:   resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{}),
+	}
 }
 
 // rejected is the status of a pod that the node refused.

@@ -54,7 +54,7 @@ func Container(n *Node, in *ContainerInput) (*cri.ContainerConfig, error) {
 		Annotations: annotations,
 		LogPath:     ContainerLog(c.Name, in.Restarts),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
-		Linux: &cri.LinuxContainerConfig{Resources: containerResources(n, p, c), SecurityContext: sc},
+		Linux: &cri.LinuxContainerConfig{Resources: Resources(n, p, c), SecurityContext: sc},
 	}
 	for _, v := range in.Env {
 		config.Envs = append(config.Envs, &cri.KeyValue{Key: v.Name, Value: []byte(v.Value)})

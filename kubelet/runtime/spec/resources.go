@@ -41,8 +41,8 @@ func linuxResources(n *Node, requests, limits v1.ResourceList) *cri.LinuxContain
 	return r
 }
 
-// containerResources are a container's limits. Where it has none, those of the pod as a whole bound it.
-func containerResources(n *Node, p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources {
+// Resources are a container's limits. Where it has none, those of the pod as a whole bound it.
+func Resources(n *Node, p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources {
 	limits := v1.ResourceList{}
 	for name, q := range c.Resources.Limits {
 		limits[name] = q

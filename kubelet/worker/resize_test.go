@@ -1,0 +1,146 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod/resize"
+)
+
+func sized(uid types.UID, cpu string, generation int64) *v1.Pod {
+	p := testPod("a")
+	p.UID, p.Name, p.Generation = uid, string(uid), generation
+	p.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu)}
+	return p
+}
+
+// small lets the node's pods have two CPUs.
+func small(n *node) {
+	n.pool.cfg.Resize = func(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal {
+		return resize.Decide(p, granted, static, others, resize.Node{Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}})
+	}
+}
+
+func (n *node) resizeConditions(uid types.UID) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := ""
+	for _, c := range n.statuses[uid].Conditions {
+		if c.Type == v1.PodResizePending || c.Type == v1.PodResizeInProgress {
+			out += fmt.Sprintf("%s %s %d;", c.Type, c.Reason, c.ObservedGeneration)
+		}
+	}
+	return out
+}
+
+func (n *node) cpuOf(uid types.UID) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	st := n.statuses[uid].ContainerStatuses[0]
+	has, granted := st.Resources.Requests[v1.ResourceCPU], st.AllocatedResources[v1.ResourceCPU]
+	return has.String() + "/" + granted.String()
+}
+
+func TestResize(t *testing.T) {
+	play(t, func(n *node) {
+		small(n)
+		n.pool.Update(sized("u", "500m", 1), false)
+		synctest.Wait()
+		n.pool.Update(sized("u", "1", 2), false)
+		synctest.Wait()
+		if fmt.Sprint(n.updates) != "[a-1=1]" || n.resizeConditions("u") != "" || n.cpuOf("u") != "1/1" || n.count != 1 {
+			t.Errorf("updates %v, %s, %s", n.updates, n.resizeConditions("u"), n.cpuOf("u"))
+		}
+		n.pool.Update(sized("u", "3", 3), false)
+		synctest.Wait()
+		if len(n.updates) != 1 || n.resizeConditions("u") != "PodResizePending Infeasible 3;" || n.cpuOf("u") != "1/1" {
+			t.Errorf("infeasible: updates %v, %s, %s", n.updates, n.resizeConditions("u"), n.cpuOf("u"))
+		}
+		n.pool.Update(sized("u", "1", 4), false)
+		synctest.Wait()
+		if n.resizeConditions("u") != "" {
+			t.Errorf("taken back: %s", n.resizeConditions("u"))
+		}
+	})
+}
+
+// TestResizeDeferred: a resize that does not fit is granted when another pod has gone.
+func TestResizeDeferred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode()
+		small(n)
+		pl := n.pool
+		first, second := newWorker(&pl.cfg, sized("u", "1", 1), false), newWorker(&pl.cfg, sized("v", "1", 1), false)
+		pl.workers["u"], pl.workers["v"] = first, second
+		pl.Update(sized("u", "1500m", 2), false)
+		if r := first.resize.pending; r == nil || r.Reason != v1.PodReasonDeferred {
+			t.Fatalf("%+v", r)
+		}
+		pl.gone("v", second)
+		if r := first.resize.granted["a"].Requests[v1.ResourceCPU]; first.resize.pending != nil || r.String() != "1500m" {
+			t.Errorf("after the other has gone: %+v, granted %s", first.resize.pending, r.String())
+		}
+		if !slices.Contains(n.events, "ResizeDeferred") {
+			t.Errorf("events %v", n.events)
+		}
+	})
+}
+
+func TestResizeFails(t *testing.T) {
+	play(t, func(n *node) {
+		n.pool.Update(sized("u", "500m", 1), false)
+		synctest.Wait()
+		n.mu.Lock()
+		n.failing["update a"] = errors.New("busy")
+		n.mu.Unlock()
+		n.pool.Update(sized("u", "1", 2), false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n.resizeConditions("u") != "PodResizeInProgress Error 2;" || n.cpuOf("u") != "500m/1" {
+			t.Errorf("%s, %s", n.resizeConditions("u"), n.cpuOf("u"))
+		}
+		if fmt.Sprint(n.events) != "[ResizeError]" {
+			t.Errorf("told more than once: %v", n.events)
+		}
+		n.mu.Lock()
+		delete(n.failing, "update a")
+		n.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n.resizeConditions("u") != "" || n.cpuOf("u") != "1/1" {
+			t.Errorf("%s, %s", n.resizeConditions("u"), n.cpuOf("u"))
+		}
+	})
+}
+
+// TestResizeBelowUsage: a memory limit is not set below what is used (the fake containers use 50 MiB).
+func TestResizeBelowUsage(t *testing.T) {
+	play(t, func(n *node) {
+		limited := func(memory string, generation int64) *v1.Pod {
+			p := sized("u", "1", generation)
+			p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse(memory)}
+			return p
+		}
+		n.pool.Update(limited("100Mi", 1), false)
+		synctest.Wait()
+		n.pool.Update(limited("40Mi", 2), false)
+		synctest.Wait()
+		if len(n.updates) != 0 || n.resizeConditions("u") != "PodResizeInProgress Error 2;" {
+			t.Errorf("%v, %s", n.updates, n.resizeConditions("u"))
+		}
+		n.pool.Update(limited("60Mi", 3), false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(n.updates) != 1 || n.resizeConditions("u") != "" {
+			t.Errorf("%v, %s", n.updates, n.resizeConditions("u"))
+		}
+	})
+}
