@@ -225,7 +225,7 @@ func TestResources(t *testing.T) {
 			&cri.LinuxContainerResources{CpuPeriod: 100000, CpuShares: 2, OomScoreAdj: 1000, HugepageLimits: []*cri.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}}}},
 	} {
 		p := parse(t, tc.spec)
-		if got := containerResources(testNode(), p, &p.Spec.Containers[0]); got.String() != tc.want.String() {
+		if got := Resources(testNode(), p, &p.Spec.Containers[0]); got.String() != tc.want.String() {
 			t.Errorf("%s:\n got %v\nwant %v", tc.name, got, tc.want)
 		}
 	}
