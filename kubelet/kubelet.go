@@ -22,9 +22,6 @@ import (
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/observe"
-	"github.com/skiff-node/skiff/kubelet/pod"
-	"github.com/skiff-node/skiff/kubelet/pod/admit"
-	"github.com/skiff-node/skiff/kubelet/pod/resize"
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
 	"github.com/skiff-node/skiff/kubelet/runtime/rotate"
@@ -126,7 +123,7 @@ func (k *Kubelet) newWorkers() error {
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
 		Runtime: k.runtime, Volumes: k.volumes, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events,
-		Admit: k.admit, Resize: k.resize, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
 	if k.objects != nil {
@@ -140,21 +137,6 @@ func (k *Kubelet) newWorkers() error {
 	k.source = source.New(source.Config{Client: k.client, NodeName: k.cfg.NodeName, NodeUID: k.nodeUID, Dir: c.StaticPodPath,
 		Period: c.FileCheckFrequency.Duration, Sink: k.pool, Ready: func() { close(k.sourced) }, Log: k.log})
 	return nil
-}
-
-// admit decides whether a new pod fits the node.
-func (k *Kubelet) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
-	refusal := admit.Check(p, static, active, admit.Node{Object: k.nodeObject(), Allocatable: k.allocatable()})
-	if refusal == nil {
-		return nil
-	}
-	k.log.Warn("pod rejected", "pod", p.Namespace+"/"+p.Name, "reason", refusal.Reason, "message", refusal.Message)
-	return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: refusal.Reason, Message: "Pod was rejected: " + refusal.Message}
-}
-
-// resize decides whether a running pod gets other resources.
-func (k *Kubelet) resize(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal {
-	return resize.Decide(p, granted, static, others, resize.Node{Allocatable: k.allocatable()})
 }
 
 // Run runs the kubelet until ctx ends or a part fails for good. Containers are left running.

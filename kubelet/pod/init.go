@@ -64,7 +64,7 @@ func (w *initWalk) visit(i int) {
 		if k, killing := w.o.Kills[last.ID]; killing {
 			w.kill(last, k, true)
 		} else {
-			w.resizes(c, last)
+			resizePlanner{w.planner}.container(c, last)
 		}
 	case last.State == Exited && Sidecar(c):
 		w.wanted = append(w.wanted, i)
@@ -109,6 +109,6 @@ func (w *initWalk) sidecar(i int, c *v1.Container, last *Container) {
 	case c.LivenessProbe != nil && probes.Liveness == Failure:
 		w.killOne(last, CauseLiveness, fmt.Sprintf("Init container %s failed liveness probe", c.Name), true)
 	default:
-		w.resizes(c, last)
+		resizePlanner{w.planner}.container(c, last)
 	}
 }

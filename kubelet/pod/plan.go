@@ -199,7 +199,7 @@ func (pl *planner) main(c *v1.Container) {
 	case c.StartupProbe != nil && probes.Startup == Failure:
 		pl.killOne(last, CauseStartup, fmt.Sprintf("Container %s failed startup probe", c.Name), again)
 	default:
-		pl.resizes(c, last)
+		resizePlanner{pl}.container(c, last)
 	}
 }
 

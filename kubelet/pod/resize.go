@@ -15,9 +15,12 @@ type Resize struct {
 	From, To v1.ResourceRequirements
 }
 
-// resizes plans what to do about a running container that has other resources than the spec (which holds what the node has
+// resizePlanner plans the resizes of one pod.
+type resizePlanner struct{ *planner }
+
+// container plans what to do about a running container that has other resources than the spec (which holds what the node has
 // granted): tell the runtime, or restart the container where its policy says so.
-func (pl *planner) resizes(c *v1.Container, last *Container) {
+func (pl resizePlanner) container(c *v1.Container, last *Container) {
 	has, known := pl.o.Actual[c.Name]
 	if !known {
 		return

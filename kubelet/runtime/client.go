@@ -61,6 +61,7 @@ type Config struct {
 
 // Runtime is a client of one CRI runtime.
 type Runtime struct {
+	resizer
 	cfg      Config
 	conns    []*grpc.ClientConn
 	runtime  cri.RuntimeServiceClient
@@ -101,6 +102,7 @@ func New(cfg Config) (*Runtime, error) {
 		r.conns = append(r.conns, imageConn)
 	}
 	r.runtime, r.images = cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(imageConn)
+	r.resizer = resizer{r.runtime, cfg.Node, cfg.Timeout}
 	return r, nil
 }
 

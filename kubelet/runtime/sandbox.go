@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -10,7 +9,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 )
 
@@ -116,34 +114,4 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	return nil
-}
-
-// UpdateContainer gives a running container the resources that the spec has for it now.
-func (r *Runtime) UpdateContainer(ctx context.Context, p *v1.Pod, name, id string) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	_, err := r.runtime.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{ContainerId: id,
-		Linux: spec.Resources(r.cfg.Node, p, pod.Find(p, name))})
-	if err != nil {
-		return fmt.Errorf("update resources of container %q: %s", name, message(err))
-	}
-	return nil
-}
-
-// MemoryUsage is how much memory a running container uses, in bytes.
-func (r *Runtime) MemoryUsage(ctx context.Context, id string) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	resp, err := r.runtime.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: id})
-	if err != nil {
-		return 0, err
-	}
-	m := resp.GetStats().GetMemory()
-	if u := m.GetUsageBytes(); u != nil {
-		return int64(u.Value), nil
-	}
-	if u := m.GetWorkingSetBytes(); u != nil {
-		return int64(u.Value), nil
-	}
-	return 0, errors.New("the runtime does not tell")
 }

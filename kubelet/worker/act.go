@@ -109,10 +109,10 @@ func (w *worker) record(id string, change func(*pod.Kill)) {
 // retryNow makes faults that a changed object may have cured be tried again at once.
 func (w *worker) retryNow() {
 	w.mu.Lock()
-	for name, f := range w.faults {
+	for name, f := range w.trouble.faults {
 		if f.Reason != runtime.ErrImagePull {
 			f.Retry = time.Time{}
-			w.faults[name] = f
+			w.trouble.faults[name] = f
 		}
 	}
 	w.mu.Unlock()

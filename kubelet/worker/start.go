@@ -76,7 +76,7 @@ func (w starter) startOne(ctx context.Context, req *runtime.Request) {
 	err := w.cfg.Runtime.StartContainer(ctx, req)
 	w.mu.Lock()
 	if req.Start.Crash.Delay > 0 {
-		w.crashes[name] = req.Start.Crash
+		w.trouble.crashes[name] = req.Start.Crash
 	}
 	w.mu.Unlock()
 	if err == nil {
@@ -107,7 +107,7 @@ func (w starter) startOne(ctx context.Context, req *runtime.Request) {
 // hook notes which container's postStart hook may run; none when name is empty.
 func (w starter) hook(name string) {
 	w.mu.Lock()
-	w.hooking = name
+	w.trouble.hooking = name
 	w.mu.Unlock()
 }
 
@@ -125,10 +125,10 @@ func (w starter) fault(name string, f pod.Fault) {
 	if f.Reason == runtime.ErrImagePull {
 		first, most = pullFirst, pullMost
 	}
-	w.delays[name] = min(max(2*w.delays[name], first), most)
+	w.trouble.delays[name] = min(max(2*w.trouble.delays[name], first), most)
 	f.At = time.Now()
-	f.Retry = f.At.Add(w.delays[name])
-	w.faults[name] = f
+	f.Retry = f.At.Add(w.trouble.delays[name])
+	w.trouble.faults[name] = f
 	if name == "" {
 		w.log.Warn("cannot prepare pod", "err", f.Message)
 	}
@@ -137,6 +137,6 @@ func (w starter) fault(name string, f pod.Fault) {
 func (w starter) clearFault(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.faults, name)
-	delete(w.delays, name)
+	delete(w.trouble.faults, name)
+	delete(w.trouble.delays, name)
 }

@@ -133,20 +133,25 @@ type worker struct {
 	end     *pod.End
 	status  v1.PodStatus
 	kills   map[string]pod.Kill
+	trouble trouble
+	resize  resizing
+	steps   steps
+}
+
+// trouble is what is remembered of containers that do not start, by name.
+type trouble struct {
 	crashes map[string]pod.Crash
 	faults  map[string]pod.Fault
-	delays  map[string]time.Duration // of the last fault, by container name
-	resize  resizing
-	hooking string // the container that is being started and has a postStart hook
-	steps   steps
+	delays  map[string]time.Duration // of the last fault
+	hooking string                   // the container that is being started and has a postStart hook
 }
 
 func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 	w := &worker{
 		cfg: cfg, pod: p, static: static, first: true, wake: make(chan struct{}, 1),
-		log:     cfg.Log.With("pod", p.Namespace+"/"+p.Name, "uid", p.UID),
-		kills:   map[string]pod.Kill{},
-		crashes: map[string]pod.Crash{}, faults: map[string]pod.Fault{}, delays: map[string]time.Duration{},
+		log:      cfg.Log.With("pod", p.Namespace+"/"+p.Name, "uid", p.UID),
+		kills:    map[string]pod.Kill{},
+		trouble:  trouble{crashes: map[string]pod.Crash{}, faults: map[string]pod.Fault{}, delays: map[string]time.Duration{}},
 		backedUp: map[string]string{},
 	}
 	w.status = p.Status
@@ -245,14 +250,14 @@ func (w *worker) snapshot() (pod.Desired, pod.Observed) {
 	for k, v := range w.kills {
 		o.Kills[k] = v
 	}
-	for k, v := range w.crashes {
+	for k, v := range w.trouble.crashes {
 		o.Crashes[k] = v
 	}
-	for k, v := range w.faults {
+	for k, v := range w.trouble.faults {
 		o.Faults[k] = v
 	}
-	if w.hooking != "" {
-		o.Hooking = map[string]bool{w.hooking: true}
+	if w.trouble.hooking != "" {
+		o.Hooking = map[string]bool{w.trouble.hooking: true}
 	}
 	return d, o
 }

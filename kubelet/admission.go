@@ -1,0 +1,29 @@
+package kubelet
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/pod/admit"
+	"github.com/skiff-node/skiff/kubelet/pod/resize"
+)
+
+// admission decides about new pods and about changes of the resources of running ones.
+type admission Kubelet
+
+// admit decides whether a new pod fits the node.
+func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
+	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: (*Kubelet)(k).allocatable()})
+	if refusal == nil {
+		return nil
+	}
+	k.log.Warn("pod rejected", "pod", p.Namespace+"/"+p.Name, "reason", refusal.Reason, "message", refusal.Message)
+	return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: refusal.Reason, Message: "Pod was rejected: " + refusal.Message}
+}
+
+// resize decides whether a running pod gets other resources.
+func (k *admission) resize(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal {
+	return resize.Decide(p, granted, static, others, resize.Node{Allocatable: (*Kubelet)(k).allocatable()})
+}
