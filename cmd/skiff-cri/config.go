@@ -90,8 +90,13 @@ type NetworkConfig struct {
 
 // Runtime is a section [runtimes.<handler>].
 type Runtime struct {
-	Path string   `toml:"path"`
-	Args []string `toml:"args"`
+	Path                         string   `toml:"path"`
+	Args                         []string `toml:"args"`
+	Root                         string   `toml:"root"`
+	BaseSpec                     string   `toml:"base_spec"`
+	PrivilegedWithoutHostDevices bool     `toml:"privileged_without_host_devices"`
+	PodAnnotations               []string `toml:"pod_annotations"`
+	ContainerAnnotations         []string `toml:"container_annotations"`
 }
 
 // load reads the defaults, then the file over them, then its drop-ins: the files <path>.d/*.toml, by name. Without a
@@ -220,7 +225,7 @@ func (c Config) complete() (Config, error) {
 	}
 	c.Listen = strings.TrimPrefix(c.Listen, "unix://")
 	for name, r := range c.Runtimes {
-		if !filepath.IsAbs(r.Path) {
+		if r.Path != "" && !filepath.IsAbs(r.Path) {
 			return c, c.bad("runtimes."+name+".path", "%q is not an absolute path", r.Path)
 		}
 	}

@@ -185,7 +185,7 @@ func (u *until) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func stream(t *testing.T, session string, o remotecommand.StreamOptions) error {
+func stream(t testing.TB, session string, o remotecommand.StreamOptions) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	return streamCtx(ctx, session, o)

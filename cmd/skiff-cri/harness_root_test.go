@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/client-go/tools/remotecommand"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-node/skiff/imageservice"
@@ -84,6 +85,11 @@ func newHost(t testing.TB) *host {
 	h.config = filepath.Join(h.dir, "cri.toml")
 	text := fmt.Sprintf("root = %q\nrun_dir = %q\ncgroup = %q\nkeeper = %q\nlog_level = \"debug\"\n[network]\ncni_conf_dir = %q\n",
 		filepath.Join(h.dir, "lib"), run, h.cgroup, keeperBinary, filepath.Join(h.dir, "cni"))
+	for name, binary := range foreign {
+		if path, err := exec.LookPath(binary); err == nil {
+			text += fmt.Sprintf("[runtimes.%s]\npath = %q\n", name, path)
+		}
+	}
 	if err := os.WriteFile(h.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -344,4 +350,16 @@ func (h *host) logged(path string) []string {
 		}
 	}
 	return out
+}
+
+// attach says something to a session and waits for the answer.
+func (h *host) attach(url string, tty bool, say, want string) {
+	h.Helper()
+	ctx, cancel := context.WithTimeout(h.Context(), 20*time.Second)
+	defer cancel()
+	seen := &until{want: want, found: cancel}
+	err := streamCtx(ctx, url, remotecommand.StreamOptions{Stdin: strings.NewReader(say), Stdout: seen, Tty: tty})
+	if !seen.ok {
+		h.Errorf("attach: %q, %v", seen.text, err)
+	}
 }

@@ -27,6 +27,7 @@ import (
 	network "github.com/skiff-node/skiff/network/engine"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	runtime "github.com/skiff-node/skiff/runtimeservice/engine"
+	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 )
@@ -75,9 +76,13 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 	if err != nil {
 		return p, err
 	}
+	known, err := handlers(ctx, c.Runtimes, log)
+	if err != nil {
+		return p, err
+	}
 	p.runtime, err = runtime.New(runtime.Config{
 		RunDir: c.RunDir, Images: p.images, Network: p.network, CgroupParent: c.CgroupParent, SeccompDir: c.SeccompDir,
-		Handlers: handlers(c.Runtimes), Log: log.With("part", "runtime"),
+		Handlers: known, Log: log.With("part", "runtime"),
 		Connect: func(ctx context.Context) (link.Keeper, error) {
 			client, err := keeper.Launch(ctx, keeper.LaunchConfig{
 				Binary: binary, RunDir: filepath.Join(c.RunDir, "keeper"), LogFile: c.KeeperLog, CgroupParent: c.Cgroup,
@@ -96,20 +101,25 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 }
 
 // reload tells the services what may change while they run.
-func (p *parts) reload(c Config) {
+func (p *parts) reload(ctx context.Context, c Config, log *slog.Logger) {
 	images.Reload(p.images, images.Settings{
 		CertsDirs: c.Images.CertsDirs, DockerConfig: c.Images.DockerConfig, Pinned: c.Images.Pinned,
 		StallTimeout: time.Duration(c.Images.StallTimeout) * time.Second,
 	})
-	p.runtime.SetHandlers(handlers(c.Runtimes))
+	known, err := handlers(ctx, c.Runtimes, log)
+	if err != nil {
+		log.Error("runtime handlers stay as they are", "error", err)
+		return
+	}
+	p.runtime.SetHandlers(known)
 }
 
-func handlers(in map[string]Runtime) map[string]keeper.Runtime {
-	out := map[string]keeper.Runtime{}
+func handlers(ctx context.Context, in map[string]Runtime, log *slog.Logger) (handler.Set, error) {
+	configs := map[string]handler.Config{}
 	for name, r := range in {
-		out[name] = keeper.Runtime{Handler: name, Path: r.Path, Args: r.Args}
+		configs[name] = handler.Config(r)
 	}
-	return out
+	return handler.New(ctx, configs, log)
 }
 
 // lock makes sure that one process at a time uses the run directory.
@@ -172,7 +182,7 @@ func serve(ctx context.Context, c Config, o *operations, read func() (Config, er
 		return err
 	}
 	o.node = prom.Node{Runtime: p.runtime.Service(), Images: p.images, Calls: o.calls, Connects: p.connects.Load}
-	o.services = p.reload
+	o.services = func(c Config) { p.reload(ctx, c, o.log) }
 	if err := o.apply(ctx, c); err != nil {
 		return err
 	}

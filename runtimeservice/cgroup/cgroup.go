@@ -32,11 +32,18 @@ func (r Root) dirs(cgroup string) []string {
 	}
 	var out []string
 	for _, e := range entries {
-		if e.IsDir() { // links are controllers mounted together: cpu → cpu,cpuacct
-			out = append(out, filepath.Join(r.Path, e.Name(), cgroup))
+		// Links are controllers mounted together: cpu → cpu,cpuacct.
+		if dir := filepath.Join(r.Path, e.Name()); e.IsDir() && isHierarchy(dir) {
+			out = append(out, filepath.Join(dir, cgroup))
 		}
 	}
 	return out
+}
+
+// isHierarchy: a directory on which nothing is mounted has ordinary directories below it, which are none of ours.
+func isHierarchy(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && (st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC)
 }
 
 // Controller is the directory of a cgroup for one v1 controller; under v2 they all have the same.

@@ -11,8 +11,8 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/flight"
+	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/hub"
-	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
@@ -92,7 +92,7 @@ type core struct {
 	hub     hub.Hub
 	link    link.Link
 	// handlers may change while the engine runs.
-	handlers atomic.Pointer[map[string]keeper.Runtime]
+	handlers atomic.Pointer[handler.Set]
 
 	boxes *table.Table[sandboxRecord]
 	units *table.Table[containerRecord]

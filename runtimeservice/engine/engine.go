@@ -18,7 +18,7 @@ import (
 	"github.com/skiff-node/skiff/network"
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
-	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/meters"
@@ -46,8 +46,8 @@ type Config struct {
 	CgroupParent string
 	// SeccompDir is where localhost profiles given by a relative path are. Default /var/lib/kubelet/seccomp.
 	SeccompDir string
-	// Handlers are runtime handlers beside the default one, "" or "runc".
-	Handlers map[string]keeper.Runtime
+	// Handlers are the runtime handlers. Default: the keeper's own alone.
+	Handlers handler.Set
 	Log      *slog.Logger
 }
 
@@ -74,6 +74,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.SeccompDir == "" {
 		cfg.SeccompDir = "/var/lib/kubelet/seccomp"
+	}
+	if cfg.Handlers == nil {
+		cfg.Handlers = handler.Set{handler.Default: {Name: handler.Default}}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

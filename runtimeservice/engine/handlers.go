@@ -1,25 +1,16 @@
 package engine
 
 import (
-	"maps"
-	"slices"
-
-	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/handler"
 )
 
 // SetHandlers changes the runtime handlers, for sandboxes and containers that are made from now on. A container keeps
-// the runtime that it was created with: the keeper knows it.
-func (e *Engine) SetHandlers(handlers map[string]keeper.Runtime) {
+// that which it was made with, which the keeper knows.
+func (e *Engine) SetHandlers(handlers handler.Set) {
 	e.core.handlers.Store(&handlers)
 }
 
-// handler finds a handler beside the default one.
-func (c *core) handler(name string) (keeper.Runtime, bool) {
-	r, ok := (*c.handlers.Load())[name]
-	return r, ok
-}
-
-// handlerNames lists the handlers beside the default one, in order.
-func (c *core) handlerNames() []string {
-	return slices.Sorted(maps.Keys(*c.handlers.Load()))
+// handlerOf is the handler of a sandbox.
+func (c *core) handlerOf(name string) (handler.Handler, error) {
+	return c.handlers.Load().Find(name)
 }

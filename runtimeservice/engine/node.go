@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/handler"
 )
 
 // node implements runtimeservice.Node.
@@ -22,11 +23,7 @@ func (n *node) Status(ctx context.Context) runtimeservice.Status {
 			"runDir": n.cfg.RunDir, "cgroupParent": n.cfg.CgroupParent, "cgroupDriver": "cgroupfs", "host": n.host,
 		},
 	}
-	recursive := recursiveReadOnly()
-	for _, name := range append([]string{"", defaultHandler}, n.handlerNames()...) {
-		native := name == "" || name == defaultHandler
-		st.Handlers = append(st.Handlers, runtimeservice.Handler{Name: name, RecursiveReadOnlyMounts: native && recursive})
-	}
+	st.Handlers = n.handlers.Load().Describe(handler.Features{RecursiveReadOnly: recursiveReadOnly()})
 	return st
 }
 

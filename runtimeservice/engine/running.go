@@ -23,10 +23,6 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 	if err != nil {
 		return keeper.Started{}, err
 	}
-	runtime, known := c.handler(box.Sandbox.Config.Handler)
-	if name := box.Sandbox.Config.Handler; !known && name != "" && name != defaultHandler {
-		return keeper.Started{}, fmt.Errorf("%w: runtime handler %q is no longer configured", runtimeservice.ErrState, name)
-	}
 	config, err := os.ReadFile(filepath.Join(c.containerDir(id), "config.json"))
 	if err != nil {
 		return keeper.Started{}, fmt.Errorf("read the specification: %w", err)
@@ -36,9 +32,13 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 			return keeper.Started{}, fmt.Errorf("make the log's directory: %w", err)
 		}
 	}
+	run, err := c.handlerOf(box.Sandbox.Config.Handler)
+	if err != nil {
+		return keeper.Started{}, err
+	}
 	step, done := runtimeservice.Step(ctx, "create the process")
 	_, err = kept.Create(step, keeper.Create{
-		ID: id, Spec: config, Bundle: c.containerDir(id), Runtime: runtime,
+		ID: id, Spec: config, Bundle: c.containerDir(id), Runtime: run.Runtime(),
 		LogPath: rec.Container.LogPath, Stdin: rec.Container.Config.Stdin, StdinOnce: rec.Container.Config.StdinOnce,
 		TTY: rec.Container.Config.TTY,
 	})

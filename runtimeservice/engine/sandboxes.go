@@ -50,9 +50,8 @@ func (s *sandboxes) check(c runtimeservice.SandboxConfig) error {
 	if m.Name == "" || m.Namespace == "" || m.UID == "" {
 		return fmt.Errorf("%w: config.metadata: name, namespace and uid are required", runtimeservice.ErrInvalid)
 	}
-	if _, known := s.handler(c.Handler); !known && c.Handler != "" && c.Handler != defaultHandler {
-		return fmt.Errorf("%w: runtime handler %q is not configured; there are %q", runtimeservice.ErrInvalid,
-			c.Handler, append([]string{defaultHandler}, s.handlerNames()...))
+	if _, err := s.handlerOf(c.Handler); err != nil {
+		return err
 	}
 	if c.Security.Namespaces.UserPod {
 		return fmt.Errorf("user namespaces (userns_options.mode POD): %w", runtimeservice.ErrUnsupported)
@@ -66,8 +65,6 @@ func (s *sandboxes) check(c runtimeservice.SandboxConfig) error {
 	}
 	return nil
 }
-
-const defaultHandler = "runc"
 
 func (s *sandboxes) run(ctx context.Context, c runtimeservice.SandboxConfig, key []byte) (string, error) {
 	o, found, err := s.reserve(c, key)

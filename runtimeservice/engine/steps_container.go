@@ -111,7 +111,12 @@ func (c *containerParts) writeSpec(o *container, box sandboxRecord, image images
 	if in.Volumes, err = spec.Volumes(config, func(n int) string { return volumeDir(dir, n) }); err != nil {
 		return err
 	}
-	if in.Devices, err = spec.Devices(config); err != nil {
+	run, err := c.handlerOf(box.Sandbox.Config.Handler)
+	if err != nil {
+		return err
+	}
+	in.NoHostDevices = run.PrivilegedWithoutHostDevices
+	if in.Devices, err = spec.Devices(config, in.NoHostDevices); err != nil {
 		return err
 	}
 	if in.Profiles, err = spec.LoadProfiles(config.Security, c.cfg.SeccompDir); err != nil {
@@ -119,6 +124,9 @@ func (c *containerParts) writeSpec(o *container, box sandboxRecord, image images
 	}
 	built, err := spec.Build(in)
 	if err != nil {
+		return err
+	}
+	if built, err = run.Adjust(built, in.Sandbox.Annotations, config.Annotations); err != nil {
 		return err
 	}
 	o.Set(func(r *containerRecord) { r.Container.User = user })

@@ -121,6 +121,7 @@ type Runtime struct {
 	Handler string   `json:"handler,omitempty"`
 	Path    string   `json:"path,omitempty"`
 	Args    []string `json:"args,omitempty"`
+	Root    string   `json:"root,omitempty"` // its own state directory; "" is one of the keeper's
 }
 
 // Started answers MethodStart, and MethodCreate with the pid of the waiting init.

@@ -45,7 +45,7 @@ func (f *Foreign) Create(ctx context.Context, req Create) (Created, error) {
 	if err := writeJSON(filepath.Join(req.Bundle, "config.json"), spec); err != nil {
 		return Created{}, err
 	}
-	_ = f.run(ctx, IO{}, "delete", "--force", req.ID) // what a keeper that was killed has left
+	f.clean(ctx, req.ID)
 	args := []string{"create", "--bundle", req.Bundle}
 	if req.SystemdCgroup {
 		args = append([]string{"--systemd-cgroup"}, args...)
@@ -59,6 +59,13 @@ func (f *Foreign) Create(ctx context.Context, req Create) (Created, error) {
 		return Created{}, errors.Join(err, f.Delete(ctx, req.ID))
 	}
 	return Created{Pid: p.Pid, Console: p.Console, Cgroups: dirs}, nil
+}
+
+// clean removes what a keeper that was killed has left. All runtimes name their state by the id.
+func (f *Foreign) clean(ctx context.Context, id string) {
+	if left, err := filepath.Glob(filepath.Join(f.Root, id+"*")); err == nil && len(left) > 0 {
+		_ = f.run(ctx, IO{}, "delete", "--force", id)
+	}
 }
 
 // Start calls `start`.
@@ -110,13 +117,11 @@ func (f *Foreign) spawn(ctx context.Context, io IO, name string, args []string, 
 	args = append(args, "--pid-file", pidFile)
 	var console *net.UnixListener
 	if io.TTY {
-		// The limit of a socket's name is 108 bytes: it is bound in a directory reached through /proc.
-		path := filepath.Join(f.Scratch, name+".tty")
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		l, path, done, err := listenConsole(f.Scratch, name+".tty")
 		if err != nil {
-			return Process{}, fmt.Errorf("make console socket: %w", err)
+			return Process{}, err
 		}
-		defer l.Close()
+		defer done()
 		console = l
 		args = append(args, "--console-socket", path)
 		if args[0] == "exec" {
@@ -139,6 +144,20 @@ func (f *Foreign) spawn(ctx context.Context, io IO, name string, args []string, 
 		p.Console, err = acceptConsole(console)
 	}
 	return p, err
+}
+
+// listenConsole makes a console socket. The limit of a socket's name is 108 bytes, so it is named through /proc.
+func listenConsole(dir, name string) (l *net.UnixListener, path string, done func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("make console socket: %w", err)
+	}
+	path = fmt.Sprintf("/proc/%d/fd/%d/%s", os.Getpid(), d.Fd(), name)
+	if l, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
+		d.Close()
+		return nil, "", nil, fmt.Errorf("make console socket: %w", err)
+	}
+	return l, path, func() { l.Close(); d.Close() }, nil
 }
 
 func acceptConsole(l *net.UnixListener) (*os.File, error) {

@@ -3,10 +3,10 @@ package spec
 import "github.com/opencontainers/runtime-spec/specs-go"
 
 // setDevices denies all but the listed devices; libcontainer adds those every container has. A privileged container
-// may use all.
+// may use all, unless its handler says otherwise.
 func setDevices(s *specs.Spec, in Input) error {
 	s.Linux.Devices = in.Devices
-	if in.Config.Security.Privileged {
+	if in.Config.Security.Privileged && !in.NoHostDevices {
 		s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}}
 		return nil
 	}

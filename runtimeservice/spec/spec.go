@@ -26,6 +26,8 @@ type Input struct {
 	Volumes  []Volume // the mounts of Config, resolved
 	Devices  []specs.LinuxDevice
 	Profiles Profiles
+	// NoHostDevices: a privileged container gets the devices it asks for, and no others.
+	NoHostDevices bool
 }
 
 // Joins are paths of namespaces to join; "" with the mode that asks for it means the host's or a new one.

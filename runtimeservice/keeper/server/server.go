@@ -196,7 +196,11 @@ func (s *Server) containers() []*container {
 func (s *Server) newContainer(rec record) *container {
 	var rt runtime = s.native
 	if r := rec.Create.Runtime; r.Path != "" {
-		rt = &oci.Foreign{Path: r.Path, Args: r.Args, Root: filepath.Join(s.cfg.RunDir, "foreign", r.Handler), Scratch: recordDir(s.cfg.RunDir, rec.Create.ID)}
+		root := r.Root
+		if root == "" {
+			root = filepath.Join(s.cfg.RunDir, "foreign", r.Handler)
+		}
+		rt = &oci.Foreign{Path: r.Path, Args: r.Args, Root: root, Scratch: recordDir(s.cfg.RunDir, rec.Create.ID)}
 	}
 	c := &container{
 		dir: recordDir(s.cfg.RunDir, rec.Create.ID), runtime: rt, journal: s.journal, store: s.store, log: s.cfg.Log,
