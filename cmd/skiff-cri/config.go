@@ -67,6 +67,7 @@ type TracingConfig struct {
 type ImagesConfig struct {
 	CertsDirs    []string `toml:"certs_dirs"`
 	DockerConfig string   `toml:"docker_config"`
+	Policy       string   `toml:"policy"`
 	Pinned       []string `toml:"pinned"`
 	Downloads    int      `toml:"downloads"`
 	Unpacks      int      `toml:"unpacks"`

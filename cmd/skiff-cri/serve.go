@@ -53,7 +53,7 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 	}
 	n := c.Network
 	p.images, err = images.New(images.Config{
-		Root: filepath.Join(c.Root, "images"), CertsDirs: c.Images.CertsDirs, DockerConfig: c.Images.DockerConfig,
+		Root: filepath.Join(c.Root, "images"), CertsDirs: c.Images.CertsDirs, DockerConfig: c.Images.DockerConfig, Policy: c.Images.Policy,
 		Pinned: c.Images.Pinned, Downloads: c.Images.Downloads, Unpacks: c.Images.Unpacks,
 		StallTimeout: time.Duration(c.Images.StallTimeout) * time.Second, Log: log.With("part", "images"),
 	})

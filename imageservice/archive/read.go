@@ -33,6 +33,7 @@ type Blobs interface {
 type Entry struct {
 	Target ocispec.Descriptor
 	Names  []string
+	Docker bool // the archive is none of OCI's
 }
 
 const documentLimit = 16 << 20
@@ -249,7 +250,7 @@ func (r *reader) fromDocker() ([]Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		entries = append(entries, Entry{Target: target, Names: m.RepoTags})
+		entries = append(entries, Entry{Target: target, Names: m.RepoTags, Docker: true})
 	}
 	if len(entries) == 0 {
 		return nil, fmt.Errorf("manifest.json lists no image: %w", imageservice.ErrCorrupt)

@@ -40,10 +40,10 @@ func (e *Engine) importHeld(ctx context.Context, r io.Reader, hold *lease) ([]di
 	if err != nil {
 		return nil, err
 	}
-	a := &arrival{engine: e, source: nowhere{}, lease: hold, report: func(imageservice.Progress) {}}
 	var records []*record.Image
 	var ids []digest.Digest
 	for _, entry := range entries {
+		a := &arrival{engine: e, source: nowhere{}, lease: hold, report: func(imageservice.Progress) {}, admit: e.guard.Imported(entry.Docker)}
 		img, err := a.assemble(ctx, entry.Target)
 		if err != nil {
 			return nil, err

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"sort"
 	"strings"
@@ -208,7 +209,22 @@ func merge(old, r *record.Image) *record.Image {
 	m := *r
 	m.Tags = union(old.Tags, r.Tags)
 	m.Digests = union(old.Digests, r.Digests)
+	m.Origins = mergeOrigins(old.Origins, r.Origins)
 	return &m
+}
+
+// maxOrigins bounds what is kept of the arrivals of one image.
+const maxOrigins = 16
+
+// mergeOrigins adds arrivals that are not known yet; the newest are kept.
+func mergeOrigins(old, more []record.Origin) []record.Origin {
+	all := slices.Clone(old)
+	for _, o := range more {
+		if !slices.ContainsFunc(all, func(k record.Origin) bool { return reflect.DeepEqual(k, o) }) {
+			all = append(all, o)
+		}
+	}
+	return all[max(0, len(all)-maxOrigins):]
 }
 
 func union(a, b []string) []string {

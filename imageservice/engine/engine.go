@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/engine/trust"
 )
 
 // Config is what an engine needs to know.
@@ -39,6 +40,9 @@ type Config struct {
 	DockerConfig string
 	// Pinned are names of images that must not be collected; "*" stands for any run of characters. Optional.
 	Pinned []string
+	// Policy is a signature policy, containers-policy.json(5). Optional; without one everything is accepted, but a file
+	// that is named here and cannot be read refuses everything.
+	Policy string
 	// Platform is the platform to choose from multi-platform images. Optional, by default this machine.
 	Platform *ocispec.Platform
 	// StallTimeout ends a pull when a blob of it has received less than StallBytes for so long. Optional, by default 5
@@ -66,6 +70,7 @@ type Engine struct {
 	pool    *pool
 	rootfs  *rootfs
 	janitor *janitor
+	guard   *trust.Guard
 	flights flights
 	fetch   *semaphore.Weighted
 	unpack  *semaphore.Weighted
@@ -83,6 +88,7 @@ func New(cfg Config) (*Engine, error) {
 	if err := e.defaults(); err != nil {
 		return nil, err
 	}
+	e.guard = trust.New(cfg.Policy)
 	lock, err := lockStore(cfg.Root)
 	if err != nil {
 		return nil, err

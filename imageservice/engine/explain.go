@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/engine/trust"
+	"github.com/skiff-node/skiff/imageservice/policy"
 	"github.com/skiff-node/skiff/imageservice/remote"
 )
 
@@ -20,7 +22,15 @@ func Explain(ctx context.Context, cfg Config, ref string, probe bool) (imageserv
 	if err != nil {
 		return imageservice.Explanation{}, err
 	}
-	return remote.Explain(ctx, remote.Config{
+	x, err := remote.Explain(ctx, remote.Config{
 		CertsDirs: cfg.CertsDirs, DockerConfig: cfg.DockerConfig, StallTimeout: cfg.StallTimeout,
 	}, n.full, probe)
+	if err != nil || cfg.Policy == "" {
+		return x, err
+	}
+	rule, err := trust.New(cfg.Policy).Rule(policy.Docker, n.full)
+	for _, r := range rule.Requirements() {
+		x.Policy = append(x.Policy, imageservice.PolicyExplanation{File: rule.File, Scope: rule.Scope, Requirement: r})
+	}
+	return x, err
 }

@@ -39,6 +39,9 @@ type arrival struct {
 	source source
 	lease  *lease
 	report func(imageservice.Progress)
+	// admit refuses what the signature policy does not allow, before the layers are fetched, and notes in the record how the
+	// image arrived.
+	admit func(context.Context, *record.Image) error
 }
 
 // assemble brings and unpacks the image or artifact at target and returns its record, which is not saved yet.
@@ -50,6 +53,9 @@ func (a *arrival) assemble(ctx context.Context, target ocispec.Descriptor) (*rec
 	r := &record.Image{Version: record.Version, Manifest: c.desc, Config: c.manifest.Config, Annotations: c.manifest.Annotations, Updated: time.Now()}
 	if len(c.indexes) > 0 {
 		r.Index, r.Nested = &c.indexes[0], c.indexes[1:]
+	}
+	if err := a.admit(ctx, r); err != nil {
+		return nil, err
 	}
 	if manifest.IsArtifact(c.manifest) {
 		return r, a.artifact(ctx, r, c.manifest)
@@ -252,7 +258,7 @@ func (c *catalog) known(r *record.Image) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	old, ok := c.byID[r.ID]
-	if !ok || old.Manifest.Digest != r.Manifest.Digest || !slices.Equal(old.Dirs(), r.Dirs()) {
+	if !ok || old.Manifest.Digest != r.Manifest.Digest || !slices.Equal(old.Dirs(), r.Dirs()) || len(mergeOrigins(old.Origins, r.Origins)) != len(old.Origins) {
 		return false
 	}
 	for _, n := range slices.Concat(r.Tags, r.Digests) {

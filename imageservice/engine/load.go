@@ -55,7 +55,7 @@ func (e *Engine) load() error {
 	}
 	e.janitor = &janitor{catalog: e.catalog, pool: p, log: e.log, wake: make(chan struct{}, 1)}
 	e.rootfs = &rootfs{
-		catalog: e.catalog, pool: p, roots: roots, usage: newUsageCache(e.cfg.UsageAge), janitor: e.janitor, log: e.log,
+		catalog: e.catalog, pool: p, roots: roots, usage: newUsageCache(e.cfg.UsageAge), janitor: e.janitor, guard: e.guard, log: e.log,
 	}
 	return errors.Join(e.catalog.forgetTorn(), p.adopt(e.catalog))
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/imageservice/content"
+	"github.com/skiff-node/skiff/imageservice/engine/trust"
+	"github.com/skiff-node/skiff/imageservice/policy"
 	"github.com/skiff-node/skiff/imageservice/record"
 	"github.com/skiff-node/skiff/imageservice/remote"
 )
@@ -36,6 +38,13 @@ func (e *Engine) Pull(ctx context.Context, r imageservice.PullRequest) (imageser
 }
 
 func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullRequest, hold *lease) (digest.Digest, error) {
+	rule, err := e.guard.Rule(policy.Docker, n.full)
+	if err != nil {
+		return "", err
+	}
+	if err := rule.Hopeless(policy.Image{Reference: n.full}); err != nil {
+		return "", err
+	}
 	session, err := remote.Open(e.registries(n.full), n.full, r.Auth)
 	if err != nil {
 		return "", err
@@ -47,7 +56,7 @@ func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullReques
 		return "", err
 	}
 	from := &registry{session: session, content: e.pool.content, slots: e.fetch}
-	a := &arrival{engine: e, source: from, lease: hold, report: r.Progress}
+	a := &arrival{engine: e, source: from, lease: hold, report: r.Progress, admit: trust.Pulled(session, rule, n.full)}
 	img, err := a.assemble(ctx, target)
 	if err != nil {
 		return "", err

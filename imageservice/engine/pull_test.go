@@ -41,7 +41,7 @@ type server struct {
 func serve(t testing.TB, secure bool) *server {
 	t.Helper()
 	s := &server{gets: map[string]int{}}
-	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)), ggcr.WithReferrersSupport(true))
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {

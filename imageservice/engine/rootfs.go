@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/engine/trust"
 	"github.com/skiff-node/skiff/imageservice/record"
 	"github.com/skiff-node/skiff/imageservice/snapshot"
 )
@@ -25,6 +26,7 @@ type rootfs struct {
 	roots   *snapshot.Roots
 	usage   *usageCache
 	janitor *janitor
+	guard   *trust.Guard
 	log     *slog.Logger
 	locks   [64]sync.Mutex // by hash of the key: work on one key does not overlap
 }
@@ -117,6 +119,9 @@ func (f *rootfs) claim(want snapshot.Root) (root snapshot.Root, fresh bool, err 
 	}
 	if r.Artifact != nil && !want.ReadOnly {
 		return root, false, fmt.Errorf("%s %w", r.ID, imageservice.ErrArtifact)
+	}
+	if err := f.guard.Admit(r); err != nil {
+		return root, false, err
 	}
 	want.Image, want.Layers = r.ID.String(), r.Dirs()
 	f.pool.roots[want.Key] = want

@@ -41,6 +41,22 @@ type Image struct {
 	// Artifact is set for what is not an image to run. Layers then holds one layer, without blob, with the files.
 	Artifact    *Artifact         `json:"artifact,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// Origins are how the image arrived, once for each name, with what the signature policy needs to judge it again.
+	Origins []Origin `json:"origins,omitempty"`
+}
+
+// Origin is one arrival of an image.
+type Origin struct {
+	Transport  string          `json:"transport"`      // as the signature policy calls it
+	Name       string          `json:"name,omitempty"` // in full
+	Digests    []digest.Digest `json:"digests"`        // of the manifest and the indexes that led to it
+	Signatures []Signature     `json:"signatures,omitempty"`
+}
+
+// Signature is a signature that came with an image.
+type Signature struct {
+	Payload []byte `json:"payload"`
+	Base64  string `json:"signature"`
 }
 
 // Artifact is what an OCI artifact consists of.

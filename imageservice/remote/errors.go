@@ -161,7 +161,9 @@ func (all hostErrors) Unwrap() []error {
 
 // noteFailure remembers hosts that cannot be reached or cannot serve: the next request asks them last.
 func (h *host) noteFailure(err error) {
-	if kindOf(err) == imageservice.ErrUnavailable {
+	var status *statusError
+	answered := errors.As(err, &status) && status.code < 500 && status.code != http.StatusTooManyRequests
+	if !answered && kindOf(err) == imageservice.ErrUnavailable {
 		h.down.Store(true)
 	}
 }
