@@ -33,7 +33,9 @@ func (h versionHandlers) Status(ctx context.Context, r *runtimeapi.StatusRequest
 			condition(runtimeapi.RuntimeReady, "RuntimeNotReady", st.Runtime),
 			condition(runtimeapi.NetworkReady, "NetworkNotReady", st.Network),
 		}},
-		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features: &runtimeapi.RuntimeFeatures{
+			SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: st.Features.UserNamespacesHostNetwork,
+		},
 	}
 	for _, handler := range st.Handlers {
 		out.RuntimeHandlers = append(out.RuntimeHandlers, &runtimeapi.RuntimeHandler{
@@ -44,15 +46,17 @@ func (h versionHandlers) Status(ctx context.Context, r *runtimeapi.StatusRequest
 		})
 	}
 	if r.GetVerbose() {
-		info, err := json.Marshal(st.Info)
-		if err != nil {
-			return nil, fmt.Errorf("encode the runtime's information: %w", err)
+		out.Info = map[string]string{}
+		for name, value := range map[string]any{
+			"info": st.Info, "calls": h.calls.InFlight(),
+			"config": map[string]any{"stateDir": st.Info["runDir"]}, // where clients of containerd look for root file systems
+		} {
+			text, err := json.Marshal(value)
+			if err != nil {
+				return nil, fmt.Errorf("encode the runtime's information: %w", err)
+			}
+			out.Info[name] = string(text)
 		}
-		inFlight, err := json.Marshal(h.calls.InFlight())
-		if err != nil {
-			return nil, fmt.Errorf("encode the calls in flight: %w", err)
-		}
-		out.Info = map[string]string{"info": string(info), "calls": string(inFlight)}
 	}
 	return out, nil
 }

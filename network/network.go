@@ -66,6 +66,9 @@ type Service interface {
 	// NewNamespace pins a new network namespace for the sandbox and returns its path. A namespace left by an
 	// earlier attempt with the same id is replaced.
 	NewNamespace(ctx context.Context, sandboxID string) (path string, err error)
+	// AdoptNamespace does as NewNamespace does, with a namespace that its owner has made: the one of a user namespace.
+	// Its file, /proc/<pid>/ns/net, need not outlive the call.
+	AdoptNamespace(ctx context.Context, sandboxID, file string) (path string, err error)
 	// RemoveNamespace unpins the namespace at path. Removing what is gone succeeds.
 	RemoveNamespace(ctx context.Context, path string) error
 	// Attach connects the sandbox to the pod network. On error nothing stays allocated.

@@ -150,7 +150,13 @@ type Status struct {
 	Runtime  error
 	Network  error
 	Handlers []Handler
+	Features Features
 	Info     map[string]any // for people: versions, directories, what the machine lacks
+}
+
+// Features are what this runtime can do whatever the handler.
+type Features struct {
+	UserNamespacesHostNetwork bool // a user namespace of the pod's own, with the host's network
 }
 
 // Handler is a runtime handler that a sandbox may ask for. The default one is named "" as well.

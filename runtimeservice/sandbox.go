@@ -94,6 +94,16 @@ type Namespaces struct {
 // IDMapping maps a range of user or group ids.
 type IDMapping struct{ HostID, ContainerID, Length uint32 }
 
+// HostID is the id on the host of a user or group of the container.
+func HostID(mappings []IDMapping, id uint32) (uint32, bool) {
+	for _, m := range mappings {
+		if id >= m.ContainerID && id-m.ContainerID < m.Length {
+			return m.HostID + (id - m.ContainerID), true
+		}
+	}
+	return 0, false
+}
+
 // SandboxState is what CRI tells of a sandbox.
 type SandboxState string
 

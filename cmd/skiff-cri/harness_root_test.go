@@ -78,6 +78,9 @@ func newHost(t testing.TB) *host {
 	if err := os.Mkdir(run, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(filepath.Dir(h.dir), 0o711); err != nil { // users of pods must reach their files
+		t.Fatal(err)
+	}
 	if err := unix.Mount("run", run, "tmpfs", 0, "size=64m"); err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +218,7 @@ func (h *host) load() {
 		{Name: "etc/group", Body: "root:x:0:\ncrew:x:5000:alice\n"},
 		{Name: "tmp/", Mode: 0o1777}, {Name: "proc/"}, {Name: "sys/"}, {Name: "dev/"}, {Name: "www/"}, {Name: "www/index.html", Body: "ahoy\n"},
 	}
-	for _, applet := range []string{"sh", "sleep", "cat", "echo", "id", "hostname", "httpd", "ls", "kill", "true", "false", "head", "tr", "ps", "wget", "stty", "tty"} {
+	for _, applet := range []string{"sh", "sleep", "cat", "echo", "id", "hostname", "httpd", "ls", "kill", "true", "false", "head", "tr", "ps", "wget", "stty", "tty", "stat", "touch", "chown", "mkdir", "mount", "grep", "nproc"} {
 		files = append(files, imagetest.File{Name: "bin/" + applet, Type: '2', Link: "busybox"})
 	}
 	image, err := imagetest.Build(imagetest.Spec{
@@ -331,6 +334,18 @@ func (h *host) exec(id string, argv ...string) string {
 		h.Fatalf("%v: code %d: %s%s", argv, r.ExitCode, r.Stdout, r.Stderr)
 	}
 	return string(r.Stdout)
+}
+
+// expect runs a script in a container, and compares the words of what it prints.
+func (h *host) expect(id, script, want string) {
+	h.Helper()
+	r, err := h.runtime.ExecSync(h.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", script}, Timeout: 20})
+	if err != nil {
+		h.Fatal(err)
+	}
+	if got := strings.Join(strings.Fields(string(r.Stdout)), " "); got != want || r.ExitCode != 0 {
+		h.Errorf("%s: code %d, %q, want %q; errors: %s", script, r.ExitCode, got, want, r.Stderr)
+	}
 }
 
 func (h *host) remove(sandbox string) {

@@ -173,6 +173,11 @@ func (e *Engine) NewNamespace(_ context.Context, sandboxID string) (string, erro
 	return netns.Create(e.cfg.nsDir(), sandboxID)
 }
 
+// AdoptNamespace implements network.Service.
+func (e *Engine) AdoptNamespace(_ context.Context, sandboxID, file string) (string, error) {
+	return netns.Adopt(e.cfg.nsDir(), sandboxID, file)
+}
+
 // RemoveNamespace implements network.Service.
 func (e *Engine) RemoveNamespace(_ context.Context, path string) error {
 	return netns.Remove(path)

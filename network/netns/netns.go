@@ -30,6 +30,22 @@ func Path(dir, sandboxID string) string { return filepath.Join(dir, sandboxID+su
 // Create pins a new network namespace, its loopback interface up, at Path(dir, sandboxID). What an earlier
 // attempt left at that path is removed first.
 func Create(dir, sandboxID string) (string, error) {
+	return pin(dir, sandboxID, func(path string) error {
+		return onOwnThread(func() error { return pinNew(path) })
+	})
+}
+
+// Adopt pins the namespace with the file, /proc/<pid>/ns/net, in the same way.
+func Adopt(dir, sandboxID, file string) (string, error) {
+	return pin(dir, sandboxID, func(path string) error {
+		if err := unix.Mount(file, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("pin %s: %w", file, err)
+		}
+		return LoopbackUp(path)
+	})
+}
+
+func pin(dir, sandboxID string, fill func(path string) error) (string, error) {
 	if sandboxID == "" || strings.ContainsRune(sandboxID, '/') {
 		return "", fmt.Errorf("network namespace: sandbox id %q is empty or holds a slash", sandboxID)
 	}
@@ -40,7 +56,7 @@ func Create(dir, sandboxID string) (string, error) {
 	if err := target(path); err != nil {
 		return "", err
 	}
-	if err := onOwnThread(func() error { return pinNew(path) }); err != nil {
+	if err := fill(path); err != nil {
 		return "", errors.Join(fmt.Errorf("create network namespace %s: %w", path, err), Remove(path))
 	}
 	return path, nil

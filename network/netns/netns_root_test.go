@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,27 @@ func mounts(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// TestAdoptedNamespace pins the namespace of a process, which then ends.
+func TestAdoptedNamespace(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	file := fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
+	want := inode(t, file)
+	path, err := Adopt(dir, "owned", file)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if err != nil || inode(t, path) != want {
+		t.Errorf("%s, %v", path, err)
+	}
+	if err := Remove(path); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestNamespaceLivesAtItsPath(t *testing.T) {

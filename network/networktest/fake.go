@@ -114,6 +114,14 @@ func (f *Fake) NewNamespace(ctx context.Context, sandboxID string) (string, erro
 	return path, nil
 }
 
+// AdoptNamespace implements network.Service.
+func (f *Fake) AdoptNamespace(ctx context.Context, sandboxID, file string) (string, error) {
+	if file == "" {
+		return "", fmt.Errorf("network namespace: there is no file to adopt")
+	}
+	return f.NewNamespace(ctx, sandboxID)
+}
+
 // RemoveNamespace implements network.Service.
 func (f *Fake) RemoveNamespace(ctx context.Context, path string) error {
 	f.mu.Lock()

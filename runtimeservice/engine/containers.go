@@ -13,6 +13,7 @@ import (
 
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/admit"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
@@ -38,6 +39,9 @@ func (c *containers) CreateContainer(ctx context.Context, sandboxID string, conf
 	rec := box.Record()
 	if rec.Phase != lifecycle.Ready {
 		return "", fmt.Errorf("sandbox %s is %s: %w", rec.Sandbox.ID, rec.Phase, runtimeservice.ErrState)
+	}
+	if err := admit.Container(rec.Sandbox.Config, config); err != nil {
+		return "", err
 	}
 	return c.flights.Join(ctx, "create "+rec.Sandbox.ID+string(key), runLimit, func(ctx context.Context) (string, error) {
 		return c.create(ctx, rec, config, key)

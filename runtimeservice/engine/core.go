@@ -17,6 +17,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
 	"github.com/skiff-node/skiff/runtimeservice/table"
+	"github.com/skiff-node/skiff/runtimeservice/userns"
 )
 
 // sandboxRecord is what survives this process of a sandbox. It is enough to undo all of it.
@@ -93,6 +94,7 @@ type core struct {
 	link    link.Link
 	// handlers may change while the engine runs.
 	handlers atomic.Pointer[handler.Set]
+	users    userns.Trial // whether pods can have user namespaces
 
 	boxes *table.Table[sandboxRecord]
 	units *table.Table[containerRecord]

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/bundle"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/session"
 )
@@ -21,7 +22,7 @@ func (f finder) Running(id string) (session.Container, error) {
 	if rec.Phase != lifecycle.Running {
 		return session.Container{}, fmt.Errorf("container %s is %s: %w", rec.Container.ID, rec.Phase, runtimeservice.ErrState)
 	}
-	process, err := f.readProcess(rec.Container.ID)
+	process, err := bundle.Process(f.containerDir(rec.Container.ID))
 	return session.Container{
 		ID: rec.Container.ID, Process: process, Ended: o.Ended,
 		Stdin: rec.Container.Config.Stdin, TTY: rec.Container.Config.TTY,

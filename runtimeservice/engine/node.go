@@ -23,8 +23,21 @@ func (n *node) Status(ctx context.Context) runtimeservice.Status {
 			"runDir": n.cfg.RunDir, "cgroupParent": n.cfg.CgroupParent, "cgroupDriver": "cgroupfs", "host": n.host,
 		},
 	}
-	st.Handlers = n.handlers.Load().Describe(handler.Features{RecursiveReadOnly: recursiveReadOnly()})
+	noUsers := n.userNamespaces(ctx)
+	st.Features.UserNamespacesHostNetwork = noUsers == nil
+	if noUsers != nil {
+		st.Info["noUserNamespaces"] = noUsers.Error()
+	}
+	st.Handlers = n.handlers.Load().Describe(handler.Features{RecursiveReadOnly: recursiveReadOnly(), UserNamespaces: noUsers == nil})
 	return st
+}
+
+// userNamespaces says why no pod can have a user namespace of its own, or nil.
+func (c *core) userNamespaces(ctx context.Context) error {
+	return c.users.Possible(func() (layers, scratch string, err error) {
+		_, files, err := c.cfg.Images.FSInfo(ctx)
+		return files.Mountpoint, c.cfg.RunDir, err
+	})
 }
 
 // recursiveReadOnly: mount_setattr(2) with AT_RECURSIVE is there since Linux 5.12; an older kernel says ENOSYS.

@@ -41,7 +41,12 @@ func (s *sandboxParts) pauseSpec(rec sandboxRecord, root string) *specs.Spec {
 	adj := s.host.ClampOOMScore(-998)
 	out := pause.Spec(root, filepath.Join("/", rec.Cgroup, rec.Sandbox.ID))
 	out.Process.OOMScoreAdj = &adj
+	user := ""
+	if pinned.Owned {
+		user = s.nsPath(rec.Sandbox.ID, "user")
+	}
 	for kind, path := range map[specs.LinuxNamespaceType]string{
+		specs.UserNamespace:    user,
 		specs.NetworkNamespace: rec.Sandbox.NetNS, specs.IPCNamespace: pinned.IPC, specs.UTSNamespace: pinned.UTS,
 	} {
 		if path != "" {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/admit"
+	"github.com/skiff-node/skiff/runtimeservice/bundle"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
@@ -23,9 +25,9 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 	if err != nil {
 		return keeper.Started{}, err
 	}
-	config, err := os.ReadFile(filepath.Join(c.containerDir(id), "config.json"))
+	config, err := bundle.Raw(c.containerDir(id))
 	if err != nil {
-		return keeper.Started{}, fmt.Errorf("read the specification: %w", err)
+		return keeper.Started{}, err
 	}
 	if rec.Container.LogPath != "" {
 		if err := os.MkdirAll(filepath.Dir(rec.Container.LogPath), 0o755); err != nil {
@@ -148,6 +150,9 @@ func (c *containers) UpdateContainer(ctx context.Context, id string, r runtimese
 	}
 	defer o.Leave()
 	rec := o.Record()
+	if err := admit.Resources(r); err != nil {
+		return err
+	}
 	limits, err := spec.Resources(r, c.host)
 	if err != nil {
 		return err
@@ -166,7 +171,7 @@ func (c *containers) UpdateContainer(ctx context.Context, id string, r runtimese
 			return err
 		}
 	case lifecycle.Created:
-		if err := c.parts.respec(rec, limits); err != nil {
+		if err := bundle.Limit(c.containerDir(rec.Container.ID), limits); err != nil {
 			return err
 		}
 	default:

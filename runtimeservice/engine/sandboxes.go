@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/admit"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
-	"github.com/skiff-node/skiff/runtimeservice/namespace"
 	"github.com/skiff-node/skiff/runtimeservice/steps"
 )
 
@@ -32,7 +32,7 @@ type sandboxes struct {
 
 // RunSandbox implements runtimeservice.Sandboxes.
 func (s *sandboxes) RunSandbox(ctx context.Context, c runtimeservice.SandboxConfig) (string, error) {
-	if err := s.check(c); err != nil {
+	if err := s.check(ctx, c); err != nil {
 		return "", err
 	}
 	key, err := json.Marshal(c)
@@ -45,23 +45,18 @@ func (s *sandboxes) RunSandbox(ctx context.Context, c runtimeservice.SandboxConf
 }
 
 // check refuses what cannot be, before anything is made.
-func (s *sandboxes) check(c runtimeservice.SandboxConfig) error {
-	m := c.Metadata
-	if m.Name == "" || m.Namespace == "" || m.UID == "" {
-		return fmt.Errorf("%w: config.metadata: name, namespace and uid are required", runtimeservice.ErrInvalid)
+func (s *sandboxes) check(ctx context.Context, c runtimeservice.SandboxConfig) error {
+	if err := admit.Sandbox(c); err != nil {
+		return err
 	}
 	if _, err := s.handlerOf(c.Handler); err != nil {
 		return err
 	}
-	if c.Security.Namespaces.UserPod {
-		return fmt.Errorf("user namespaces (userns_options.mode POD): %w", runtimeservice.ErrUnsupported)
+	if !c.Security.Namespaces.UserPod {
+		return nil
 	}
-	for name := range c.Sysctls {
-		scope := namespace.Scope(name)
-		own := map[string]runtimeservice.NamespaceMode{"net": c.Security.Namespaces.Network, "ipc": c.Security.Namespaces.IPC}
-		if scope == "" || own[scope] == runtimeservice.NamespaceNode {
-			return fmt.Errorf("%w: sysctl %q is not in a namespace of the pod's own", runtimeservice.ErrInvalid, name)
-		}
+	if err := s.userNamespaces(ctx); err != nil {
+		return fmt.Errorf("user namespaces are %w on this node: %w", runtimeservice.ErrUnsupported, err)
 	}
 	return nil
 }

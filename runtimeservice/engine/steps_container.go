@@ -2,17 +2,15 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/bundle"
 	"github.com/skiff-node/skiff/runtimeservice/podfiles"
 	"github.com/skiff-node/skiff/runtimeservice/rootfs"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
@@ -65,9 +63,9 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 		mounts, err = c.cfg.Images.Prepare(ctx, id, image.ID)
 		return err
 	}
-	list[2].Do = func(context.Context) error { return rootfs.Mount(mounts, filepath.Join(dir, "rootfs")) }
+	list[2].Do = func(context.Context) error { return c.mount(box, mounts, filepath.Join(dir, "rootfs")) }
 	for n, image := range rec.Container.Config.ImageVolumes() {
-		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, id, n, image.Image.Ref) }
+		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, box, volume{id, n, image.Image.Ref}) }
 	}
 	list[len(list)-2].Do = func(context.Context) error { return c.writeSpec(o, box, image) }
 	return list[:len(list)-1]
@@ -76,16 +74,36 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 func volumeDir(dir string, n int) string { return filepath.Join(dir, "volume-"+strconv.Itoa(n)) }
 func volumeKey(id string, n int) string  { return id + "-volume-" + strconv.Itoa(n) }
 
-func (c *containerParts) mountVolume(ctx context.Context, id string, n int, ref string) error {
-	image, err := c.cfg.Images.Get(ctx, ref)
+// volume is an image volume of a container, by its number.
+type volume struct {
+	container string
+	number    int
+	image     string
+}
+
+func (c *containerParts) mountVolume(ctx context.Context, box sandboxRecord, v volume) error {
+	image, err := c.cfg.Images.Get(ctx, v.image)
 	if err != nil {
 		return fmt.Errorf("%w: %w", runtimeservice.ErrImageVolume, err)
 	}
-	mounts, err := c.cfg.Images.View(ctx, volumeKey(id, n), image.ID)
+	mounts, err := c.cfg.Images.View(ctx, volumeKey(v.container, v.number), image.ID)
 	if err != nil {
 		return fmt.Errorf("%w: %w", runtimeservice.ErrImageVolume, err)
 	}
-	return rootfs.Mount(mounts, volumeDir(c.containerDir(id), n))
+	return c.mount(box, mounts, volumeDir(c.containerDir(v.container), v.number))
+}
+
+// mount mounts the files of an image, with the ids of the pod's user namespace where it has one.
+func (c *core) mount(box sandboxRecord, mounts []imageservice.Mount, target string) error {
+	ns := box.Sandbox.Config.Security.Namespaces
+	if !ns.UserPod {
+		return rootfs.Mount(mounts, target)
+	}
+	uid, _ := runtimeservice.HostID(ns.UIDs, 0)
+	gid, _ := runtimeservice.HostID(ns.GIDs, 0)
+	return rootfs.MountMapped(mounts, target, rootfs.IDMap{
+		UserNS: c.nsPath(box.Sandbox.ID, "user"), UID: int(uid), GID: int(gid),
+	})
 }
 
 // writeSpec looks up what the specification needs and writes it beside the root file system.
@@ -130,63 +148,7 @@ func (c *containerParts) writeSpec(o *container, box sandboxRecord, image images
 		return err
 	}
 	o.Set(func(r *containerRecord) { r.Container.User = user })
-	return c.writeConfig(rec.Container.ID, built)
-}
-
-func (c *containerParts) writeConfig(id string, s *specs.Spec) error {
-	text, err := json.Marshal(s)
-	if err != nil {
-		return fmt.Errorf("encode the specification: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(c.containerDir(id), "config.json"), text, 0o600); err != nil {
-		return err
-	}
-	// An exec needs the process only, which is short; the rest is mostly the seccomp profile.
-	process, err := json.Marshal(s.Process)
-	if err != nil {
-		return fmt.Errorf("encode the process: %w", err)
-	}
-	return os.WriteFile(c.processFile(id), process, 0o600)
-}
-
-// readProcess reads back what writeConfig wrote for execs.
-func (c *core) readProcess(id string) (*specs.Process, error) {
-	text, err := os.ReadFile(c.processFile(id))
-	if err != nil {
-		return nil, fmt.Errorf("read the process of container %s: %w", id, err)
-	}
-	out := &specs.Process{}
-	if err := json.Unmarshal(text, out); err != nil {
-		return nil, fmt.Errorf("read the process of container %s: %w", id, err)
-	}
-	return out, nil
-}
-
-func (c *core) processFile(id string) string {
-	return filepath.Join(c.containerDir(id), "process.json")
-}
-
-func (c *core) readConfig(id string) (*specs.Spec, error) {
-	text, err := os.ReadFile(filepath.Join(c.containerDir(id), "config.json"))
-	if err != nil {
-		return nil, fmt.Errorf("read the specification of container %s: %w", id, err)
-	}
-	s := &specs.Spec{}
-	if err := json.Unmarshal(text, s); err != nil {
-		return nil, fmt.Errorf("read the specification of container %s: %w", id, err)
-	}
-	return s, nil
-}
-
-// respec gives a container that has not been started other limits.
-func (c *containerParts) respec(rec containerRecord, limits *specs.LinuxResources) error {
-	s, err := c.readConfig(rec.Container.ID)
-	if err != nil {
-		return err
-	}
-	limits.Devices = s.Linux.Resources.Devices
-	s.Linux.Resources = limits
-	return c.writeConfig(rec.Container.ID, s)
+	return bundle.Write(dir, built)
 }
 
 // files are the sandbox's files; its shared memory is the host's with the host's IPC namespace.
@@ -206,6 +168,9 @@ func (c *containerParts) files(box sandboxRecord) spec.Files {
 func (c *containerParts) joins(box sandboxRecord, config runtimeservice.ContainerConfig) (spec.Joins, error) {
 	pinned := c.sandboxes.pinned(box)
 	out := spec.Joins{Network: box.Sandbox.NetNS, IPC: pinned.IPC, UTS: pinned.UTS}
+	if pinned.Owned {
+		out.User = c.nsPath(box.Sandbox.ID, "user")
+	}
 	holder := ""
 	switch config.Security.Namespaces.PID {
 	case runtimeservice.NamespacePod:

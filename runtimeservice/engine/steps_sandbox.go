@@ -2,8 +2,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/network"
 	"github.com/skiff-node/skiff/runtimeservice"
@@ -11,6 +14,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/podfiles"
 	"github.com/skiff-node/skiff/runtimeservice/rootfs"
 	"github.com/skiff-node/skiff/runtimeservice/steps"
+	"github.com/skiff-node/skiff/runtimeservice/userns"
 )
 
 // sandboxParts makes and undoes what a sandbox is made of.
@@ -28,7 +32,16 @@ func (s *sandboxParts) steps(o *sandbox) []steps.Step {
 		Undo: func(context.Context) error { return rootfs.RemoveFlat(dir) },
 	}}
 	podNetwork := ns.Network != runtimeservice.NamespaceNode
-	if podNetwork {
+	switch {
+	case ns.UserPod:
+		list = append(list, steps.Step{
+			Name: "make the user namespace and those it owns",
+			Do:   func(ctx context.Context) error { return s.newOwned(ctx, o) },
+			Undo: func(ctx context.Context) error {
+				return errors.Join(s.removeNamespace(ctx, o), namespace.Unpin(s.nsPath(id, "user")))
+			},
+		})
+	case podNetwork:
 		list = append(list, steps.Step{
 			Name: "make the network namespace",
 			Do:   func(ctx context.Context) error { return s.newNamespace(ctx, o) },
@@ -36,7 +49,7 @@ func (s *sandboxParts) steps(o *sandbox) []steps.Step {
 		})
 	}
 	list = append(list, steps.Step{
-		Name: "pin the IPC and UTS namespaces",
+		Name: "set up the IPC and UTS namespaces",
 		Do:   func(context.Context) error { return namespace.Pin(s.pinned(o.Record())) },
 		Undo: func(context.Context) error { return namespace.Unpin(s.nsPath(id, "ipc"), s.nsPath(id, "uts")) },
 	})
@@ -44,7 +57,7 @@ func (s *sandboxParts) steps(o *sandbox) []steps.Step {
 		shm := filepath.Join(dir, "shm")
 		list = append(list, steps.Step{
 			Name: "mount the shared memory",
-			Do:   func(context.Context) error { return podfiles.MountShm(shm) },
+			Do:   func(context.Context) error { return podfiles.MountShm(shm, ns) },
 			Undo: func(context.Context) error { return rootfs.Unmount(shm) },
 		})
 	}
@@ -71,6 +84,41 @@ func (s *sandboxParts) newNamespace(ctx context.Context, o *sandbox) error {
 		return err
 	}
 	// It is saved with the next phase; after a crash before that, Retain finds the namespace by the id.
+	o.Set(func(r *sandboxRecord) { r.Sandbox.NetNS = path })
+	return nil
+}
+
+// newOwned makes the user namespace, and the others below its power: only their owner's root may configure a network or
+// mount what shows them.
+func (s *sandboxParts) newOwned(ctx context.Context, o *sandbox) error {
+	rec := o.Record()
+	ns, pinned := rec.Sandbox.Config.Security.Namespaces, s.pinned(rec)
+	flags := uintptr(0)
+	for _, want := range []struct {
+		wanted bool
+		flag   uintptr
+	}{{ns.Network != runtimeservice.NamespaceNode, unix.CLONE_NEWNET}, {pinned.IPC != "", unix.CLONE_NEWIPC}, {pinned.UTS != "", unix.CLONE_NEWUTS}} {
+		if want.wanted {
+			flags |= want.flag
+		}
+	}
+	holder, err := userns.Hold(ns.UIDs, ns.GIDs, flags)
+	if err != nil {
+		return err
+	}
+	defer holder.Close()
+	for kind, path := range map[string]string{"user": s.nsPath(rec.Sandbox.ID, "user"), "ipc": pinned.IPC, "uts": pinned.UTS} {
+		if err := holder.Pin(kind, path); err != nil {
+			return err
+		}
+	}
+	if ns.Network == runtimeservice.NamespaceNode {
+		return nil
+	}
+	path, err := s.cfg.Network.AdoptNamespace(ctx, rec.Sandbox.ID, holder.File("net"))
+	if err != nil {
+		return err
+	}
 	o.Set(func(r *sandboxRecord) { r.Sandbox.NetNS = path })
 	return nil
 }
@@ -112,7 +160,13 @@ func networkSandbox(s runtimeservice.Sandbox) network.Sandbox {
 // pings without capabilities, as all runtimes do by default.
 func (s *sandboxParts) pinned(rec sandboxRecord) namespace.Sandbox {
 	config := rec.Sandbox.Config
-	out := namespace.Sandbox{Hostname: podfiles.Hostname(config), Network: rec.Sandbox.NetNS, Sysctls: map[string]string{}}
+	out := namespace.Sandbox{
+		Hostname: podfiles.Hostname(config), Network: rec.Sandbox.NetNS, Sysctls: map[string]string{},
+		Owned: config.Security.Namespaces.UserPod,
+	}
+	if root, ok := runtimeservice.HostID(config.Security.Namespaces.UIDs, 0); ok {
+		out.Root = int(root)
+	}
 	if config.Security.Namespaces.IPC != runtimeservice.NamespaceNode {
 		out.IPC = s.nsPath(rec.Sandbox.ID, "ipc")
 	}

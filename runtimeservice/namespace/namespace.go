@@ -1,4 +1,4 @@
-// Package namespace pins the IPC and UTS namespaces of sandboxes by bind mounts, sets what lives in them, and
+// Package namespace pins the user, IPC and UTS namespaces of sandboxes by bind mounts, sets what lives in them, and
 // runs code inside a pinned network namespace. All of it happens on threads of its own that end afterwards, so the
 // process itself never changes its namespaces.
 package namespace
@@ -21,10 +21,16 @@ type Sandbox struct {
 	Network  string            // path of the pinned network namespace, for its sysctls
 	Hostname string            // of the UTS namespace
 	Sysctls  map[string]string // of the pod's namespaces, "net.ipv4.ip_forward" or with slashes
+	// Owned says that a user namespace owns them and that they are pinned already (Holder.Pin).
+	Owned bool
+	Root  int // the owner's root, as a user of the host
 }
 
-// Pin makes the namespaces and applies the sysctls. Leftovers at the same paths are replaced.
+// Pin makes the namespaces, unless they are owned, and sets what lives in them. Leftovers at the same paths are replaced.
 func Pin(s Sandbox) error {
+	if s.Owned {
+		return onThread(s.fill)
+	}
 	if err := Unpin(s.IPC, s.UTS); err != nil {
 		return err
 	}
@@ -42,6 +48,30 @@ func (s Sandbox) pin() error {
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("make IPC and UTS namespaces: %w", err)
 	}
+	if err := s.set(); err != nil {
+		return err
+	}
+	return errors.Join(bind("ipc", s.IPC), bind("uts", s.UTS))
+}
+
+// fill enters the namespaces that are there, and sets what lives in them.
+func (s Sandbox) fill() error {
+	for _, ns := range []struct {
+		path string
+		kind int
+	}{{s.IPC, unix.CLONE_NEWIPC}, {s.UTS, unix.CLONE_NEWUTS}} {
+		if ns.path == "" {
+			continue
+		}
+		if err := enter(ns.path, ns.kind); err != nil {
+			return err
+		}
+	}
+	return s.set()
+}
+
+// set sets the host name and the sysctls of the thread's namespaces.
+func (s Sandbox) set() error {
 	if s.UTS != "" {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 			return fmt.Errorf("set host name %q: %w", s.Hostname, err)
@@ -52,10 +82,7 @@ func (s Sandbox) pin() error {
 			return err
 		}
 	}
-	if err := s.applySysctls(); err != nil {
-		return err
-	}
-	return errors.Join(bind("ipc", s.IPC), bind("uts", s.UTS))
+	return s.applySysctls()
 }
 
 // bind keeps a namespace of the calling thread alive at path.
@@ -63,10 +90,14 @@ func bind(kind, path string) error {
 	if path == "" {
 		return nil
 	}
+	return PinFile(kind, fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), kind), path)
+}
+
+// PinFile keeps the namespace that source is a file of alive at path.
+func PinFile(kind, source, path string) error {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return fmt.Errorf("pin the %s namespace: %w", kind, err)
 	}
-	source := fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), kind)
 	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("pin the %s namespace at %s: %w", kind, path, err)
 	}
@@ -92,7 +123,7 @@ func Unpin(paths ...string) error {
 	return errors.Join(errs...)
 }
 
-// Sweep unpins the IPC and UTS namespaces in dir, "<id>-ipc" and "<id>-uts", whose id is not known. The network
+// Sweep unpins the IPC, UTS and user namespaces in dir, "<id>-ipc", "<id>-uts" and "<id>-user", whose id is not known. The network
 // namespaces beside them are the network's.
 func Sweep(dir string, known map[string]bool) error {
 	entries, err := os.ReadDir(dir)
@@ -101,7 +132,7 @@ func Sweep(dir string, known map[string]bool) error {
 	}
 	for _, entry := range entries {
 		id, kind, _ := strings.Cut(entry.Name(), "-")
-		if known[id] || (kind != "ipc" && kind != "uts") {
+		if known[id] || (kind != "ipc" && kind != "uts" && kind != "user") {
 			continue
 		}
 		if err := Unpin(filepath.Join(dir, entry.Name())); err != nil {
@@ -146,11 +177,33 @@ func onThread(fn func() error) error {
 // applySysctls writes them in the thread's namespaces: /proc/sys shows those of whoever opens the file.
 func (s Sandbox) applySysctls() error {
 	for name, value := range s.Sysctls {
-		if err := os.WriteFile(SysctlPath(name), []byte(value), 0); err != nil {
+		write := func() error { return os.WriteFile(SysctlPath(name), []byte(value), 0) }
+		if s.Owned && Scope(name) == "ipc" {
+			write = asUser(s.Root, write) // they ask who writes, not what he may do
+		}
+		if err := write(); err != nil {
 			return fmt.Errorf("sysctl %s = %q: %w", name, value, err)
 		}
 	}
 	return nil
+}
+
+// asUser runs fn while the thread, which is locked and ends soon, has another effective user.
+func asUser(uid int, fn func() error) func() error {
+	const same = ^uintptr(0)
+	become := func(uid int) error {
+		// Not unix.Setresuid, which changes all threads of the process.
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
+			return fmt.Errorf("become user %d: %w", uid, errno)
+		}
+		return nil
+	}
+	return func() error {
+		if err := become(uid); err != nil {
+			return err
+		}
+		return errors.Join(fn(), become(0))
+	}
 }
 
 // SysctlPath is the file of a sysctl. Of the two notations, the one whose first separator is a slash keeps its dots

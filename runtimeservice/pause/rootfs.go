@@ -13,7 +13,8 @@ import (
 // its path. It may be called at the same time by many.
 func Root(root string) (string, error) {
 	for _, dir := range []string{"proc", "dev"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o711); err != nil {
+		// Root of a user namespace opens them as anybody does.
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return "", fmt.Errorf("make the pause process's root: %w", err)
 		}
 	}

@@ -25,16 +25,28 @@ func Hostname(c runtimeservice.SandboxConfig) string {
 // shmSize is the size of /dev/shm in bytes, the same everywhere.
 const shmSize = 64 << 20
 
-// MountShm mounts the shared memory of a sandbox.
-func MountShm(path string) error {
+// MountShm mounts the shared memory of a sandbox. It belongs to the root of the pod's user namespace.
+func MountShm(path string, ns runtimeservice.Namespaces) error {
 	if err := os.MkdirAll(path, 0o711); err != nil {
 		return err
 	}
 	const flags = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
-	if err := unix.Mount("shm", path, "tmpfs", flags, fmt.Sprintf("mode=1777,size=%d", shmSize)); err != nil {
+	uid, gid := owner(ns)
+	options := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", shmSize, uid, gid)
+	if err := unix.Mount("shm", path, "tmpfs", flags, options); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", path, err)
 	}
 	return nil
+}
+
+// owner is the root of the pod on the host.
+func owner(ns runtimeservice.Namespaces) (uid, gid int) {
+	if !ns.UserPod {
+		return 0, 0
+	}
+	user, _ := runtimeservice.HostID(ns.UIDs, 0) // the mapping has been checked to hold id 0
+	group, _ := runtimeservice.HostID(ns.GIDs, 0)
+	return int(user), int(group)
 }
 
 // Write writes resolv.conf, hostname and hosts, which containers see unless a volume covers them.
@@ -50,8 +62,16 @@ func Write(dir string, c runtimeservice.SandboxConfig) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	uid, gid := owner(c.Security.Namespaces)
 	for name, text := range map[string][]byte{"resolv.conf": resolv, "hostname": []byte(Hostname(c) + "\n"), "hosts": hosts} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			return err
+		}
+		if uid == 0 && gid == 0 {
+			continue
+		}
+		if err := os.Chown(path, uid, gid); err != nil {
 			return err
 		}
 	}

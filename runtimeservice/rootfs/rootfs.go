@@ -109,8 +109,13 @@ func layers(fsfd int, list string) error {
 	return nil
 }
 
-// Unmount detaches whatever is mounted at target, and removes the empty directory. A target that is gone is fine.
+// Unmount detaches whatever Mount or MountMapped has mounted for target, and removes the empty directory. A target that
+// is gone is fine.
 func Unmount(target string) error {
+	return errors.Join(unmount(target), unmount(lowers(target)))
+}
+
+func unmount(target string) error {
 	for {
 		err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {

@@ -40,7 +40,7 @@ func kernelMounts(in Input) []specs.Mount {
 	if in.Config.Security.Privileged {
 		access = "rw"
 	}
-	return []specs.Mount{
+	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
@@ -50,6 +50,16 @@ func kernelMounts(in Input) []specs.Mount {
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
+	if in.Joins.User == "" || in.Joins.Network != "" {
+		return mounts
+	}
+	// Root of a user namespace may not mount what shows the host's network; the host's own mount of it will do.
+	for i, m := range mounts {
+		if m.Type == "sysfs" {
+			mounts[i] = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/sys", Options: append(m.Options, "rbind", "rslave")}
+		}
+	}
+	return mounts
 }
 
 func sandboxFiles(in Input) []specs.Mount {
@@ -83,9 +93,21 @@ func volumeMount(v Volume) specs.Mount {
 	default:
 		options = append(options, "rw")
 	}
-	return specs.Mount{
+	out := specs.Mount{
 		Destination: v.ContainerPath, Type: "bind", Source: v.Source, Options: append(options, v.Options...),
 	}
+	if v.Image == nil { // the files of images have been mapped already
+		out.UIDMappings, out.GIDMappings = idMappings(v.UIDs), idMappings(v.GIDs)
+	}
+	return out
+}
+
+func idMappings(in []runtimeservice.IDMapping) []specs.LinuxIDMapping {
+	var out []specs.LinuxIDMapping
+	for _, m := range in {
+		out = append(out, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Length})
+	}
+	return out
 }
 
 // dropMount removes a default mount that a volume replaces at the very same place.

@@ -15,6 +15,7 @@ func setNamespaces(s *specs.Spec, in Input) error {
 			list = append(list, specs.LinuxNamespace{Type: kind, Path: path})
 		}
 	}
+	join(specs.UserNamespace, in.Joins.User)
 	join(specs.NetworkNamespace, in.Joins.Network)
 	join(specs.IPCNamespace, in.Joins.IPC)
 	join(specs.UTSNamespace, in.Joins.UTS)

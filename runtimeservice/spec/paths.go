@@ -19,7 +19,7 @@ func setPaths(s *specs.Spec, in Input) error {
 		return nil
 	}
 	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = security.MaskedPaths, security.ReadonlyPaths
-	if security.Namespaces.UserPod || len(security.MaskedPaths)+len(security.ReadonlyPaths) > 0 {
+	if in.Joins.User != "" || len(security.MaskedPaths)+len(security.ReadonlyPaths) > 0 {
 		return nil
 	}
 	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = defaultMasked, defaultReadonly

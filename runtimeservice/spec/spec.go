@@ -31,7 +31,7 @@ type Input struct {
 }
 
 // Joins are paths of namespaces to join; "" with the mode that asks for it means the host's or a new one.
-type Joins struct{ Network, IPC, UTS, PID string }
+type Joins struct{ Network, IPC, UTS, PID, User string }
 
 // Files are files and directories of the sandbox that each container sees.
 type Files struct {
