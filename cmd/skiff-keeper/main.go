@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/handover"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/server"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
 )
@@ -49,6 +51,8 @@ type options struct {
 	log     string
 	cgroup  string
 	readyFD int
+	stateFD int
+	check   bool
 	version bool
 }
 
@@ -59,6 +63,8 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.log, "log", "", "file to append the log to (default standard error)")
 	flags.StringVar(&o.cgroup, "cgroup", "", "cgroup to move to, in each hierarchy (default: stay)")
 	flags.IntVar(&o.readyFD, "ready-fd", -1, "file descriptor to say \"ok\" on when listening")
+	flags.IntVar(&o.stateFD, "state-fd", -1, "file descriptor with the state of the keeper that executed this one")
+	flags.BoolVar(&o.check, "check", false, "say as JSON what this binary is able to take over")
 	flags.BoolVar(&o.version, "version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -80,6 +86,14 @@ func run(args []string) error {
 	if o.version {
 		fmt.Println("skiff-keeper", version, runtime.Version())
 		return nil
+	}
+	if o.check {
+		if o.stateFD >= 0 {
+			if _, err := handover.Read(o.stateFD); err != nil {
+				return err
+			}
+		}
+		return json.NewEncoder(os.Stdout).Encode(handover.Own(version))
 	}
 	settle()
 	if o.cgroup != "" {
@@ -139,5 +153,15 @@ func open(o options) (*server.Server, error) {
 		out = f
 	}
 	log := slog.New(slog.NewTextHandler(out, nil))
-	return server.New(server.Config{RunDir: o.runDir, Log: log, Build: version})
+	cfg := server.Config{RunDir: o.runDir, Log: log, Build: version, Args: []string{"-run-dir", o.runDir, "-log", o.log}}
+	if o.stateFD >= 0 {
+		state, err := handover.Read(o.stateFD)
+		if err != nil {
+			return nil, err
+		}
+		syscall.Close(o.stateFD)
+		log.Info("took over", "from", state.Build, "build", version, "containers", len(state.Containers), "sessions", len(state.Sessions))
+		cfg.State = &state
+	}
+	return server.New(cfg)
 }

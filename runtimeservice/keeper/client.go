@@ -153,6 +153,26 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return wrap("shut down", "keeper", err)
 }
 
+// Upgrade makes the keeper become the binary, and returns what that says of itself. It goes on with all that it has: its
+// clients do not notice. ErrInvalid when the binary cannot take over; after any error all is as before, unless the keeper
+// is gone. A keeper of protocol 1.0 knows no upgrade, and says ErrInvalid too.
+func (c *Client) Upgrade(ctx context.Context, binary string) (Upgraded, error) {
+	var out Upgraded
+	file, err := seal(binary)
+	if err != nil {
+		return out, wrap("upgrade", "keeper", err)
+	}
+	defer file.Close()
+	_, err = c.call(ctx, MethodUpgrade, Upgrade{}, &out, file)
+	return out, wrap("upgrade", "keeper", err)
+}
+
+// EndExecs kills all execs: after a death of the client nobody waits for them. Since protocol 1.1.
+func (c *Client) EndExecs(ctx context.Context) error {
+	_, err := c.call(ctx, MethodEndExecs, EndExecs{}, nil)
+	return wrap("end", "execs", err)
+}
+
 // Events yields the events with a number greater than after, first those of the past, then each as it happens, until
 // the context ends or the connection breaks: the last pair then has the error. Go on with the Seq of the last event.
 func (c *Client) Events(ctx context.Context, after uint64) iter.Seq2[Event, error] {
@@ -203,7 +223,7 @@ func (c *Client) call(ctx context.Context, method string, body, out any, files .
 				return nil, err
 			}
 		}
-		got, err := c.roundTrip(ctx, conn, message{method, body, files}, out)
+		got, err := c.pool.roundTrip(ctx, conn, message{method, body, files}, out)
 		if err == nil {
 			return got, nil
 		}
@@ -221,7 +241,7 @@ type message struct {
 	files  []*os.File
 }
 
-func (c *Client) roundTrip(ctx context.Context, conn *wire.Conn, m message, out any) ([]*os.File, error) {
+func (p *pool) roundTrip(ctx context.Context, conn *wire.Conn, m message, out any) ([]*os.File, error) {
 	stop := interrupt(ctx, conn)
 	var reply Reply
 	got, err := exchange(conn, m, &reply)
@@ -230,7 +250,7 @@ func (c *Client) roundTrip(ctx context.Context, conn *wire.Conn, m message, out 
 		conn.Close()
 		return nil, cause(ctx, err)
 	}
-	c.pool.put(conn)
+	p.put(conn)
 	if reply.Code != "" {
 		wire.CloseAll(got)
 		return nil, reply.err()

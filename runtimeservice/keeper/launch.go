@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,50 @@ func Launch(ctx context.Context, cfg LaunchConfig) (*Client, error) {
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
 	return Adopt(ctx, cfg.RunDir)
+}
+
+// Stale tells whether the living keeper is another build than the binary: their contents differ.
+func Stale(ctx context.Context, c *Client, binary string) (bool, error) {
+	hello, err := c.Hello(ctx)
+	if err != nil {
+		return false, fmt.Errorf("compare keeper with %s: %w", binary, err)
+	}
+	same, err := sameContent(fmt.Sprintf("/proc/%d/exe", hello.Pid), binary)
+	if err != nil {
+		return false, fmt.Errorf("compare keeper with %s: %w", binary, err)
+	}
+	return !same, nil
+}
+
+func sameContent(a, b string) (bool, error) {
+	var files [2]*os.File
+	var sizes [2]int64
+	for i, path := range []string{a, b} {
+		f, err := os.Open(path)
+		if err != nil {
+			return false, err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return false, err
+		}
+		files[i], sizes[i] = f, info.Size()
+	}
+	if sizes[0] != sizes[1] {
+		return false, nil
+	}
+	var chunks [2][1 << 16]byte
+	for {
+		n, err := io.ReadFull(files[0], chunks[0][:])
+		m, otherErr := io.ReadFull(files[1], chunks[1][:])
+		if !bytes.Equal(chunks[0][:n], chunks[1][:m]) {
+			return false, nil
+		}
+		if err != nil || otherErr != nil { // both are at their end
+			return n == m, nil
+		}
+	}
 }
 
 // Ready is the file descriptor on which a launched keeper says "ok", or why it cannot start, before it closes it.

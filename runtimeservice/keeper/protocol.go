@@ -20,6 +20,9 @@
 // Bulk data never passes through the protocol: the streams of an exec or attach are file descriptors that the
 // CRI server made and the keeper hands to, or copies for, the process.
 //
+// An upgrade is no event for a client: connections, awaited answers and event streams are the successor's from the byte on
+// at which the old keeper has left off.
+//
 // # Life of a container in the keeper
 //
 //	            create            start             exits
@@ -42,7 +45,7 @@ import (
 // Version is the protocol's version. The major part must match; the minor only ever adds optional fields.
 const (
 	VersionMajor = 1
-	VersionMinor = 0
+	VersionMinor = 1
 )
 
 // The methods of the protocol.
@@ -59,7 +62,9 @@ const (
 	MethodReopenLog = "reopen-log"
 	MethodList      = "list"
 	MethodEvents    = "events"
-	MethodShutdown  = "shutdown" // refused while containers run
+	MethodShutdown  = "shutdown"  // refused while containers run
+	MethodUpgrade   = "upgrade"   // since 1.1; carries a binary, answered by the one that takes over
+	MethodEndExecs  = "end-execs" // since 1.1
 )
 
 // Hello opens a connection, in both directions.
@@ -218,6 +223,17 @@ type Event struct {
 	At    time.Time `json:"at"`
 	Exit  *Exit     `json:"exit,omitempty"`
 }
+
+// Upgrade asks the keeper to become the binary that the request carries, a sealed memfd. Nothing has changed when it fails.
+type Upgrade struct{}
+
+// Upgraded answers MethodUpgrade.
+type Upgraded struct {
+	Build string `json:"build"` // of the one that has taken over
+}
+
+// EndExecs kills the execs of all containers: their client is gone, and nobody waits for them.
+type EndExecs struct{}
 
 // Since opens an event stream: events with a Seq greater than After are replayed first.
 type Since struct {

@@ -52,6 +52,13 @@ func hold(pid, fd int) *Process {
 	return &Process{Pid: pid, fd: os.NewFile(uintptr(fd), "pidfd"), done: make(chan struct{})}
 }
 
+// Ended stands for a process whose end somebody else has seen.
+func Ended(pid int) *Process {
+	p := &Process{Pid: pid, done: make(chan struct{})}
+	p.once.Do(func() { close(p.done) })
+	return p
+}
+
 // Wait blocks until the process has exited, reaps it if it is our child, and closes the pidfd. It may be called by many;
 // all get the same answer.
 func (p *Process) Wait() Status {

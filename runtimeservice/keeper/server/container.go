@@ -14,7 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/execs"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/gate"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/hold"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/journal"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/stdio"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
@@ -24,7 +27,7 @@ import (
 type runtime interface {
 	Create(ctx context.Context, req oci.Create) (oci.Created, error)
 	Start(ctx context.Context, id string, died <-chan struct{}) error
-	Exec(ctx context.Context, id string, process json.RawMessage, io oci.IO) (oci.Process, error)
+	execs.Runtime
 	Update(ctx context.Context, id string, resources json.RawMessage) error
 	Delete(ctx context.Context, id string) error
 }
@@ -39,7 +42,7 @@ type killer interface {
 type container struct {
 	dir     string
 	runtime runtime
-	journal *journal
+	journal *journal.Journal
 	log     *slog.Logger
 
 	init    *proc.Process
@@ -49,7 +52,7 @@ type container struct {
 
 	op sync.Mutex
 
-	execs *execs
+	execs *execs.Table
 
 	mu  sync.Mutex
 	rec record
@@ -93,7 +96,7 @@ func (c *container) move(a action, at time.Time, change func(*keeper.Container))
 			c.log.Error("state of a container is in memory only", "container", c.id(), "error", err)
 		}
 	}
-	if err := c.journal.publish(event); err != nil {
+	if err := c.journal.Publish(event); err != nil {
 		c.log.Error("event is in memory only", "container", c.id(), "error", err)
 	}
 	return nil
@@ -228,9 +231,13 @@ func (c *container) start(ctx context.Context) (keeper.Started, error) {
 }
 
 // watch waits for the end of the init and announces it, when its log is complete.
-func (c *container) watch() {
+func (c *container) watch(g *gate.Gate) {
+	// It is reaped inside the gate: while that is closed a successor may be about to do it.
+	c.init.AwaitExit()
+	g.Await()
 	c.end()
 	close(c.exited)
+	g.Leave()
 	// Here, where nobody waits: it takes the kernel a millisecond.
 	if err := proc.Unpin(filepath.Join(c.dir, pinName)); err != nil {
 		c.log.Warn("exit is told, its pin stays", "container", c.id(), "error", err)
@@ -294,6 +301,14 @@ func (c *container) killAll(sig unix.Signal) error {
 		_ = unix.Kill(pid, sig)
 	}
 	return nil
+}
+
+// resize sets the size of the container's or an exec's terminal.
+func (c *container) resize(req keeper.Resize) error {
+	if req.ExecID == "" {
+		return c.streams.Resize(req.Width, req.Height)
+	}
+	return c.execs.Resize(req.ExecID, req.Width, req.Height)
 }
 
 // remove deletes a container that has exited.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/handover"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
 )
 
@@ -19,7 +22,7 @@ type api struct {
 	*Server
 }
 
-// methods is the protocol's table, but for events, which turns a connection into a stream.
+// methods is the protocol's table.
 var methods = map[string]method{
 	keeper.MethodCreate:    api.create,
 	keeper.MethodStart:     api.start,
@@ -32,7 +35,10 @@ var methods = map[string]method{
 	keeper.MethodResize:    api.resize,
 	keeper.MethodReopenLog: api.reopenLog,
 	keeper.MethodList:      api.list,
+	keeper.MethodEvents:    api.events,
 	keeper.MethodShutdown:  api.shutdown,
+	keeper.MethodUpgrade:   api.upgrade,
+	keeper.MethodEndExecs:  api.endExecs,
 }
 
 func (s api) create(ctx context.Context, c *call) (any, error) {
@@ -110,7 +116,7 @@ func (s api) kill(ctx context.Context, c *call) (any, error) {
 		return nil, fmt.Errorf("%w: signal %d", keeper.ErrInvalid, req.Signal)
 	}
 	if req.ExecID != "" {
-		return struct{}{}, on.execs.kill(req.ExecID, req.Signal, req.All)
+		return struct{}{}, on.execs.Kill(req.ExecID, req.Signal, req.All)
 	}
 	return struct{}{}, on.kill(ctx, req.Signal, req.All)
 }
@@ -162,25 +168,20 @@ func (s api) exec(ctx context.Context, c *call) (any, error) {
 			return nil, fmt.Errorf("prepare stream: %w", err)
 		}
 	}
-	e, master, err := on.execs.start(ctx, req, oci.IO{Stdin: in, Stdout: out, Stderr: errs, TTY: req.TTY})
+	e, master, err := on.execs.Start(ctx, req, oci.IO{Stdin: in, Stdout: out, Stderr: errs, TTY: req.TTY})
 	if err != nil {
 		return nil, err
 	}
-	s.work.Go(e.watch)
+	s.work.Go(func() { e.Watch(s.gate) })
 	c.closeFiles() // or a reader of the process's output would never see its end
 	if master != nil {
 		c.reply = append(c.reply, master)
 	}
 	if !req.Wait {
-		return keeper.ExecReply{Pid: e.process.Pid}, nil
+		return keeper.ExecReply{Pid: e.Pid()}, nil
 	}
-	select {
-	case <-e.exited:
-		exit := on.execs.tell(e)
-		return keeper.ExecReply{Pid: e.process.Pid, Exit: &exit}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	c.pending = &handover.Pending{Method: keeper.MethodExec, ID: req.ID, ExecID: req.ExecID}
+	return nil, nil
 }
 
 // streams distributes the files that came with a call.
@@ -211,30 +212,49 @@ func (c *call) closeFiles() {
 	}
 }
 
-func (s api) wait(ctx context.Context, c *call) (any, error) {
+func (s api) wait(_ context.Context, c *call) (any, error) {
 	var req keeper.Target
-	on, err := s.target(c, &req, &req.ID)
-	if err != nil {
+	if err := c.decode(&req); err != nil {
 		return nil, err
 	}
-	if req.ExecID == "" {
-		select {
-		case <-on.exited:
-			return on.row().Exit, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
+	c.pending = &handover.Pending{Method: keeper.MethodWait, ID: req.ID, ExecID: req.ExecID}
+	return nil, nil
+}
+
+// events answers at once; the events follow.
+func (s api) events(_ context.Context, c *call) (any, error) {
+	var since keeper.Since
+	if err := c.decode(&since); err != nil {
+		return nil, err
+	}
+	c.pending, c.now = &handover.Pending{Method: keeper.MethodEvents, After: since.After}, true
+	return struct{}{}, nil
+}
+
+// endExecs does not wait until they are gone.
+func (s api) endExecs(_ context.Context, c *call) (any, error) {
+	var errs []error
+	for _, on := range s.containers() {
+		for _, id := range on.execs.Running() {
+			if err := on.execs.Kill(id, int(unix.SIGKILL), true); err != nil && !errors.Is(err, proc.ErrGone) && !errors.Is(err, keeper.ErrNotFound) {
+				errs = append(errs, fmt.Errorf("end exec %s in %s: %w", id, on.id(), err))
+			}
 		}
 	}
-	e, err := on.execs.find(req.ExecID)
-	if err != nil {
+	return struct{}{}, errors.Join(errs...)
+}
+
+// upgrade looks at the binary; the rest is done when no call is under way, this one included.
+func (s api) upgrade(ctx context.Context, c *call) (any, error) {
+	if len(c.files) != 1 {
+		return nil, fmt.Errorf("%w: an upgrade carries one file, the new binary", keeper.ErrInvalid)
+	}
+	if err := (upgrader{s.Server}).begin(ctx, c.files[0]); err != nil {
 		return nil, err
 	}
-	select {
-	case <-e.exited:
-		return on.execs.tell(e), nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	c.files = nil
+	c.pending = &handover.Pending{Method: keeper.MethodUpgrade}
+	return nil, nil
 }
 
 func (s api) attach(_ context.Context, c *call) (any, error) {
@@ -273,7 +293,7 @@ func (s api) reopenLog(_ context.Context, c *call) (any, error) {
 }
 
 func (s api) list(context.Context, *call) (any, error) {
-	seq := s.journal.seq() // before the rows: an event twice is harmless, one missed is not
+	seq := s.journal.Seq() // before the rows: an event twice is harmless, one missed is not
 	out := keeper.Listing{Seq: seq, Containers: []keeper.Container{}}
 	for _, c := range s.containers() {
 		if row := c.row(); row.State != nothing {

@@ -14,11 +14,14 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/keeper/wire"
 )
 
+// recovery takes over from an earlier keeper.
+type recovery struct{ *Server }
+
 // recover reads the records that an earlier keeper left. A container that lives is taken over: its pipes are opened by
 // name, its terminal and stdin come from the store, and its exit is learned through its pinned pidfd, also when it was
 // meanwhile. Without a pin (before Linux 6.15) the code of one that died meanwhile is unknown. One that was being created, or
 // whose record cannot be read, is swept; execs are ended, as nobody can wait for them.
-func (s *Server) recover() {
+func (s recovery) recover() {
 	held, err := s.store.Files()
 	if err != nil {
 		s.cfg.Log.Error("cannot look for files of an earlier keeper", "error", err)
@@ -28,7 +31,23 @@ func (s *Server) recover() {
 		s.cfg.Log.Error("cannot look for containers of an earlier keeper", "error", err)
 	}
 	known := map[string]bool{}
+	if s.cfg.State != nil {
+		for _, row := range s.cfg.State.Containers {
+			id, err := s.carry(row)
+			if err != nil {
+				s.cfg.Log.Error("cannot take over a container", "container", id, "error", err)
+			}
+			known[id] = true
+			for _, name := range []string{id, stdinOf(id)} {
+				wire.CloseAll(held[name])
+				delete(held, name)
+			}
+		}
+	}
 	for _, e := range entries {
+		if known[e.Name()] {
+			continue
+		}
 		known[e.Name()] = true
 		if err := s.readmit(e.Name(), held); err != nil {
 			s.cfg.Log.Error("cannot take over a container", "container", e.Name(), "error", err)
@@ -54,15 +73,28 @@ func (s *Server) recover() {
 	}
 }
 
-func (s *Server) readmit(id string, held map[string][]*os.File) error {
+// readmit takes over a container of a keeper that has died, or sweeps what is left of it.
+func (s recovery) readmit(id string, held map[string][]*os.File) error {
 	dir := recordDir(s.cfg.RunDir, id)
 	rec, err := loadRecord(dir)
 	if err != nil || rec.Create.ID != id {
 		return errors.Join(s.native.Sweep(id), removeDir(dir))
 	}
-	c := s.newContainer(rec)
 	if rec.Row.State == nothing {
-		return errors.Join(s.sweep(c), removeDir(dir))
+		return errors.Join(s.sweep(s.newContainer(rec)), removeDir(dir))
+	}
+	with := carried{}
+	if rec.Row.State != keeper.Exited {
+		with.ours = regain(held, id)
+	}
+	return s.admit(rec, with)
+}
+
+// admit puts a container of an earlier keeper into the table.
+func (s recovery) admit(rec record, with carried) (err error) {
+	c := s.newContainer(rec)
+	if err := c.execs.Restore(with.execs, s.gate, s.work.Go); err != nil {
+		s.cfg.Log.Error("lost execs", "container", c.id(), "error", err)
 	}
 	if rec.Row.State == keeper.Exited {
 		close(c.exited)
@@ -72,15 +104,17 @@ func (s *Server) readmit(id string, held map[string][]*os.File) error {
 		}
 		c.streams.Finish()
 		s.mu.Lock()
-		s.table[id] = c
+		s.table[c.id()] = c
 		s.mu.Unlock()
 		return nil
 	}
-	if c.streams, err = stdio.Resume(c.streamsConfig(), regain(held, id)); err != nil {
+	if c.streams, err = stdio.Resume(c.streamsConfig(), with.ours, with.peers...); err != nil {
 		return fmt.Errorf("resume streams: %w", err)
 	}
-	if err := (remnants{c}).kill(); err != nil {
-		s.cfg.Log.Error("execs of an earlier keeper may run on", "container", id, "error", err)
+	if !with.upgrade {
+		if err := c.execs.KillRemnants(); err != nil {
+			s.cfg.Log.Error("execs of an earlier keeper may run on", "container", c.id(), "error", err)
+		}
 	}
 	if c.init, err = c.findInit(); err == nil {
 		s.add(c)
@@ -110,7 +144,7 @@ func regain(held map[string][]*os.File, id string) *os.File {
 }
 
 // sweep removes what a container has left that was being created.
-func (s *Server) sweep(c *container) error {
+func (s recovery) sweep(c *container) error {
 	if c.runtime == runtime(s.native) {
 		return s.native.Sweep(c.id())
 	}
@@ -130,7 +164,7 @@ func holdSame(pid int, start uint64) (*proc.Process, error) {
 }
 
 // lost records the exit of a container that died while there was no keeper.
-func (s *Server) lost(c *container) error {
+func (s recovery) lost(c *container) error {
 	c.streams.Finish()
 	c.letGo()
 	close(c.exited)
@@ -177,7 +211,7 @@ func (s *Server) owned() map[int]bool {
 	own := map[int]bool{}
 	for _, c := range s.containers() {
 		own[c.row().Pid] = true
-		for _, pid := range c.execs.pids() {
+		for _, pid := range c.execs.Pids() {
 			own[pid] = true
 		}
 	}

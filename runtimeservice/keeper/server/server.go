@@ -17,16 +17,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/execs"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/gate"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/handover"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/hold"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/journal"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/wire"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
 )
 
 // Config says where the keeper lives.
 type Config struct {
-	RunDir string       // required: directory of the socket, the journal and the records; on tmpfs
-	Log    *slog.Logger // required
-	Build  string       // version of the binary, for people
+	RunDir string          // required: directory of the socket, the journal and the records; on tmpfs
+	Log    *slog.Logger    // required
+	Build  string          // version of the binary, for people
+	Args   []string        // command line of a successor, without the program and -state-fd
+	State  *handover.State // set: this process is the successor of the keeper that wrote it
 }
 
 // Server is one keeper.
@@ -35,8 +41,10 @@ type Server struct {
 	lock     *os.File
 	listener *net.UnixListener
 	native   *oci.Native
-	journal  *journal
+	journal  *journal.Journal
 	store    *hold.Store
+
+	gate *gate.Gate
 
 	// Watchers of containers and execs. Nobody waits for them: containers outlive their keeper.
 	work sync.WaitGroup
@@ -45,6 +53,15 @@ type Server struct {
 	table  map[string]*container
 	making map[string]struct{} // names of containers that are being created
 	stop   context.CancelFunc
+
+	serving  sync.WaitGroup
+	sessions map[*session]struct{} // those that are served
+	parked   []*session
+	host     func(*session) // serves one
+
+	accepting chan struct{} // accept says here that it stands still, and hears that it may go on
+	upgrades  chan *os.File // binaries to become
+	upgraded  chan error    // tells the session that asked for it
 }
 
 // ErrRunning says that another keeper holds the run directory.
@@ -55,7 +72,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil || !filepath.IsAbs(cfg.RunDir) {
 		return nil, fmt.Errorf("keeper: RunDir %q must be absolute and Log set", cfg.RunDir)
 	}
-	s := &Server{cfg: cfg, table: map[string]*container{}, making: map[string]struct{}{}}
+	s := &Server{
+		cfg: cfg, gate: gate.New(), table: map[string]*container{}, making: map[string]struct{}{},
+		sessions: map[*session]struct{}{}, accepting: make(chan struct{}), upgrades: make(chan *os.File, 1), upgraded: make(chan error, 1),
+	}
 	if err := s.open(); err != nil {
 		s.closeFiles()
 		return nil, err
@@ -68,10 +88,16 @@ func (s *Server) open() error {
 	if err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
-	if s.lock, err = takeLock(filepath.Join(s.cfg.RunDir, "lock")); err != nil {
+	var events []keeper.Event
+	if s.cfg.State != nil {
+		events, err = s.cfg.State.Events, recovery{s}.inherit(*s.cfg.State)
+	} else {
+		s.lock, err = takeLock(filepath.Join(s.cfg.RunDir, "lock"))
+	}
+	if err != nil {
 		return err
 	}
-	if s.journal, err = openJournal(filepath.Join(s.cfg.RunDir, "journal")); err != nil {
+	if s.journal, err = journal.Open(filepath.Join(s.cfg.RunDir, "journal"), events...); err != nil {
 		return err
 	}
 	if s.native, err = oci.NewNative(filepath.Join(s.cfg.RunDir, "runc"), s.cfg.Log); err != nil {
@@ -83,7 +109,10 @@ func (s *Server) open() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become child subreaper: %w", err)
 	}
-	s.recover()
+	recovery{s}.recover()
+	if s.listener != nil {
+		return nil
+	}
 	return s.listen()
 }
 
@@ -139,21 +168,64 @@ func (s *Server) Run(ctx context.Context) error {
 	s.stop = cancel
 	s.mu.Unlock()
 	defer s.closeFiles()
-	var sessions sync.WaitGroup
-	defer sessions.Wait()
+	defer s.serving.Wait()
 	stopped := context.AfterFunc(ctx, func() { s.listener.Close() })
 	defer stopped()
+	s.host = func(c *session) {
+		s.mu.Lock()
+		s.sessions[c] = struct{}{}
+		s.mu.Unlock()
+		s.serving.Go(func() { lines{s}.serve(ctx, c) })
+	}
+	parked := s.parked
+	s.parked = nil
+	for _, c := range parked {
+		s.host(c)
+	}
 	go s.reapOrphans(ctx)
+	go upgrader{s}.upgradeWhenAsked(ctx)
+	return s.accept(ctx)
+}
+
+// accept serves whoever connects. While an upgrade is under way it stands still.
+func (s *Server) accept(ctx context.Context) error {
 	for {
 		c, err := s.listener.AcceptUnix()
-		if err != nil && ctx.Err() != nil {
+		switch {
+		case err == nil:
+			s.host(&session{conn: wire.New(c)})
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			s.accepting <- struct{}{}
+			<-s.accepting
+		default:
 			return fmt.Errorf("accept: %w", err)
 		}
-		sessions.Go(func() { s.serve(ctx, wire.New(c)) })
 	}
+}
+
+// upgradeWhenAsked carries out upgrades, one after the other. One that succeeds is the last.
+func (s upgrader) upgradeWhenAsked(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case binary := <-s.upgrades:
+			err := s.upgrade(binary)
+			s.cfg.Log.Error("upgrade failed; all goes on as before", "error", err)
+			s.tellUpgraded(err)
+		}
+	}
+}
+
+// tellUpgraded tells the session that asked, if it is still there.
+func (s *Server) tellUpgraded(err error) {
+	select {
+	case <-s.upgraded: // of one that left
+	default:
+	}
+	s.upgraded <- err
 }
 
 func (s *Server) closeFiles() {
@@ -161,7 +233,7 @@ func (s *Server) closeFiles() {
 		s.listener.Close()
 	}
 	if s.journal != nil {
-		s.journal.close()
+		s.journal.Close()
 	}
 	if s.store != nil {
 		s.store.Close()
@@ -206,7 +278,10 @@ func (s *Server) newContainer(rec record) *container {
 		dir: recordDir(s.cfg.RunDir, rec.Create.ID), runtime: rt, journal: s.journal, store: s.store, log: s.cfg.Log,
 		rec: rec, exited: make(chan struct{}),
 	}
-	c.execs = &execs{of: c, byID: map[string]*execution{}}
+	c.execs = execs.New(execs.Config{
+		ID: c.id(), Dir: c.dir, Runtime: rt, Foreign: rec.Create.Runtime.Path != "", Log: s.cfg.Log,
+		Created: func() oci.Created { return c.rec.Created }, May: func() error { return c.may(doExec) },
+	})
 	return c
 }
 
@@ -215,5 +290,5 @@ func (s *Server) add(c *container) {
 	s.mu.Lock()
 	s.table[c.id()] = c
 	s.mu.Unlock()
-	s.work.Go(c.watch)
+	s.work.Go(func() { c.watch(s.gate) })
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/handover"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/stdio"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/wire"
@@ -28,6 +29,9 @@ type call struct {
 	files []*os.File
 	reply []*os.File // sent with the answer, then closed
 	then  func()     // called when the answer is sent
+
+	pending *handover.Pending // set when an answer is to be awaited
+	now     bool              // answer now as well
 }
 
 func (c *call) decode(v any) error {
@@ -40,38 +44,88 @@ func (c *call) decode(v any) error {
 // method answers one call.
 type method func(s api, ctx context.Context, c *call) (any, error)
 
-// serve answers one connection until it ends.
-func (s *Server) serve(ctx context.Context, conn *wire.Conn) {
-	defer conn.Close()
+// session is one connection. Between two requests, and while an answer is awaited, it can be parked: then it is all that
+// a successor needs to go on with it.
+type session struct {
+	conn    *wire.Conn
+	greeted bool
+	pending *handover.Pending
+}
+
+// lines are the connections.
+type lines struct{ *Server }
+
+// serve answers one connection until it ends or is parked.
+func (s lines) serve(ctx context.Context, c *session) {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.sessions, c)
+	}()
 	// The keeper stops when it is told to, even with peers that are silent.
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := s.greet(conn); err != nil {
-		s.cfg.Log.Warn("refused a connection", "error", err)
-		return
-	}
 	for {
-		var req keeper.Request
-		files, err := conn.Receive(&req)
-		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && ctx.Err() == nil {
-				s.cfg.Log.Warn("connection ends", "error", err)
-			}
+		err := s.step(ctx, c)
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, errParked) && ctx.Err() == nil:
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.parked = append(s.parked, c)
 			return
+		case !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && ctx.Err() == nil:
+			s.cfg.Log.Warn("connection ends", "error", err)
 		}
-		if req.Method == keeper.MethodEvents {
-			wire.CloseAll(files)
-			s.stream(ctx, conn, req.Body)
-			return
-		}
-		if err := s.answer(ctx, conn, req, files); err != nil {
-			return
-		}
+		c.conn.Close()
+		return
 	}
 }
 
+// errParked says that the gate is closed.
+var errParked = errors.New("parked")
+
+// step brings a session one message on. Its error is the connection's.
+func (s lines) step(ctx context.Context, c *session) error {
+	if c.pending != nil {
+		return s.settle(ctx, c)
+	}
+	err := c.conn.AwaitInput()
+	if !s.gate.Enter() {
+		return errParked
+	}
+	defer s.gate.Leave()
+	if err != nil {
+		return err
+	}
+	if !c.greeted {
+		if err := s.greet(c.conn); err != nil {
+			return err
+		}
+		c.greeted = true
+		return nil
+	}
+	var req keeper.Request
+	// A frame that has begun comes soon: the gate waits for it.
+	c.conn.SetReadDeadline(time.Now().Add(frameTimeout))
+	files, err := c.conn.Receive(&req)
+	if err != nil {
+		return err
+	}
+	c.conn.SetReadDeadline(time.Time{})
+	if ctx.Err() != nil { // whose deadline this was
+		wire.CloseAll(files)
+		return ctx.Err()
+	}
+	return s.answer(ctx, c, req, files)
+}
+
+// frameTimeout bounds how long the rest of a frame may take.
+const frameTimeout = 10 * time.Second
+
 // greet checks who connects and that we speak the same protocol.
-func (s *Server) greet(conn *wire.Conn) error {
+func (s lines) greet(conn *wire.Conn) error {
 	uid, err := conn.PeerUID()
 	if err != nil {
 		return err
@@ -96,26 +150,36 @@ func (s *Server) greet(conn *wire.Conn) error {
 	return conn.SetDeadline(time.Time{})
 }
 
-// answer carries one request out. Its error is the connection's.
-func (s *Server) answer(ctx context.Context, conn *wire.Conn, req keeper.Request, files []*os.File) error {
+// answer carries one request out, or begins to: what it leaves pending is settled later.
+func (s lines) answer(ctx context.Context, on *session, req keeper.Request, files []*os.File) error {
 	c := &call{body: req.Body, files: files}
 	body, err := s.dispatch(ctx, req.Method, c)
 	wire.CloseAll(c.files)
 	defer wire.CloseAll(c.reply)
-	reply := keeper.Reply{}
-	if err != nil {
-		reply.Code, reply.Error = code(err), err.Error()
-	} else if reply.Body, err = json.Marshal(body); err != nil {
-		reply.Code, reply.Error = keeper.CodeInternal, err.Error()
-	}
 	if c.then != nil {
 		defer c.then()
 	}
-	return conn.Send(reply, c.reply...)
+	if err == nil && c.pending != nil {
+		on.pending = c.pending
+		if !c.now {
+			return nil
+		}
+	}
+	return reply(on.conn, body, err, c.reply...)
+}
+
+func reply(conn *wire.Conn, body any, err error, files ...*os.File) error {
+	out := keeper.Reply{}
+	if err != nil {
+		out.Code, out.Error = code(err), err.Error()
+	} else if out.Body, err = json.Marshal(body); err != nil {
+		out.Code, out.Error = keeper.CodeInternal, err.Error()
+	}
+	return conn.Send(out, files...)
 }
 
 // dispatch turns a panic of one call into its error: the keeper is the parent of all the other containers.
-func (s *Server) dispatch(ctx context.Context, name string, c *call) (body any, err error) {
+func (s lines) dispatch(ctx context.Context, name string, c *call) (body any, err error) {
 	m, ok := methods[name]
 	if !ok {
 		return nil, fmt.Errorf("%w: unknown method %q", keeper.ErrInvalid, name)
@@ -126,41 +190,95 @@ func (s *Server) dispatch(ctx context.Context, name string, c *call) (body any, 
 			err = fmt.Errorf("keeper bug: %v (go %s)", p, rt.Version())
 		}
 	}()
-	return m(api{s}, ctx, c)
+	return m(api{s.Server}, ctx, c)
+}
+
+// settle waits for what a session's pending request is about, and answers it.
+func (s lines) settle(ctx context.Context, c *session) error {
+	p := c.pending
+	switch p.Method {
+	case keeper.MethodEvents:
+		return s.stream(ctx, c)
+	case keeper.MethodUpgrade:
+		select {
+		case <-s.gate.Changed(false):
+			return errParked
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-s.upgraded:
+			c.pending = nil
+			return reply(c.conn, keeper.Upgraded{Build: s.cfg.Build}, err)
+		}
+	}
+	exited, answer, err := s.awaited(p)
+	if err == nil {
+		select {
+		case <-exited:
+		case <-s.gate.Changed(false):
+			return errParked
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if !s.gate.Enter() {
+			return errParked
+		}
+		defer s.gate.Leave()
+	}
+	c.pending = nil
+	return reply(c.conn, answer(), err)
+}
+
+// awaited finds what a wait or an exec waits for, and what its answer is then.
+func (s lines) awaited(p *handover.Pending) (exited <-chan struct{}, answer func() any, err error) {
+	nothing := func() any { return nil }
+	c, err := s.container(p.ID)
+	if err != nil {
+		return nil, nothing, err
+	}
+	if p.ExecID == "" {
+		return c.exited, func() any { return c.row().Exit }, nil
+	}
+	e, err := c.execs.Find(p.ExecID)
+	if err != nil {
+		return nil, nothing, err
+	}
+	return e.Exited(), func() any {
+		exit := c.execs.Tell(e)
+		if p.Method == keeper.MethodExec {
+			return keeper.ExecReply{Pid: e.Pid(), Exit: &exit}
+		}
+		return exit
+	}, nil
 }
 
 // stream replays and then follows the journal until the peer goes away.
-func (s *Server) stream(ctx context.Context, conn *wire.Conn, body json.RawMessage) {
-	var since keeper.Since
-	if err := json.Unmarshal(body, &since); err != nil {
-		_ = conn.Send(keeper.Reply{Code: keeper.CodeInvalid, Error: err.Error()})
-		return
-	}
-	wake, cancel := s.journal.subscribe()
+func (s lines) stream(ctx context.Context, c *session) error {
+	wake, cancel := s.journal.Subscribe()
 	defer cancel()
-	if conn.Send(keeper.Reply{}) != nil {
-		return
-	}
-	gone := make(chan struct{})
-	go func() { // the peer sends nothing more: any end of reading is its end
-		defer close(gone)
-		var nothing json.RawMessage
-		files, _ := conn.Receive(&nothing)
-		wire.CloseAll(files)
-	}()
-	defer func() { conn.Close(); <-gone }()
-	for after := since.After; ; {
-		for _, e := range s.journal.after(after) {
-			if conn.Send(e) != nil {
-				return
+	input := make(chan error, 1)
+	// The peer sends nothing more: what it sends, or its end, is the end.
+	go func() { input <- c.conn.AwaitInput() }()
+	for {
+		for _, e := range s.journal.After(c.pending.After) {
+			if err := c.conn.Send(e); err != nil {
+				c.conn.SetReadDeadline(time.Unix(1, 0))
+				<-input
+				return err
 			}
-			after = e.Seq
+			c.pending.After = e.Seq
 		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-gone:
-			return
+			<-input // whose deadline has been set
+			return ctx.Err()
+		case <-s.gate.Changed(false):
+			c.conn.SetReadDeadline(time.Unix(1, 0))
+			if err := <-input; err == nil {
+				return io.EOF
+			}
+			return errParked
+		case <-input:
+			return io.EOF
 		case <-wake:
 		}
 	}
@@ -177,6 +295,7 @@ func code(err error) string {
 		{keeper.ErrInvalid, keeper.CodeInvalid},
 		{oci.ErrSpec, keeper.CodeInvalid},
 		{stdio.ErrNoStream, keeper.CodeInvalid},
+		{handover.ErrSuccessor, keeper.CodeInvalid},
 		{keeper.ErrState, keeper.CodeState},
 		{oci.ErrGone, keeper.CodeState},
 		{proc.ErrGone, keeper.CodeState},

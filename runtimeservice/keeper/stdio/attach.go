@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -19,10 +20,51 @@ type outlet struct {
 	queue chan []byte
 	gone  chan struct{} // closed when the peer is not served any more
 	once  sync.Once
+
+	still   chan struct{} // closed by freeze
+	stopped chan struct{} // closed when run has returned
+	rest    []byte        // what a write that freeze cut has left; valid when stopped
 }
 
-func newOutlet(file *os.File) *outlet {
-	return &outlet{file: file, queue: make(chan []byte, 8), gone: make(chan struct{})}
+// newOutlet makes an outlet that begins with what an earlier one has left.
+func newOutlet(file *os.File, rest []byte) *outlet {
+	o := &outlet{
+		file: file, queue: make(chan []byte, 8), gone: make(chan struct{}),
+		still: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	if len(rest) > 0 {
+		o.queue <- rest
+	}
+	return o
+}
+
+// freeze stops writing. It returns what has not been written, unless the peer is gone. Nothing may be offered any more.
+func (o *outlet) freeze() (rest []byte, alive bool) {
+	close(o.still)
+	_ = o.file.SetDeadline(time.Unix(1, 0))
+	<-o.stopped
+	select {
+	case <-o.gone:
+		return nil, false
+	default:
+	}
+	for rest = o.rest; ; {
+		select {
+		case chunk := <-o.queue:
+			rest = append(rest, chunk...)
+		default:
+			return rest, o.file.SetDeadline(time.Time{}) == nil
+		}
+	}
+}
+
+func (o *outlet) frozen() bool {
+	select {
+	case <-o.still:
+		return true
+	default:
+		return false
+	}
 }
 
 // offer queues a copy of the chunk. It reports false when the peer was detached.
@@ -57,14 +99,17 @@ func (o *outlet) detach() {
 
 // run writes until the queue is closed and empty, or the peer is detached.
 func (o *outlet) run() {
+	defer close(o.stopped)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		o.watch()
 	}()
 	defer func() {
-		o.detach()
-		o.file.Close() // ends watch, and the peer sees the end
+		if !o.frozen() {
+			o.detach()
+			o.file.Close() // ends watch, and the peer sees the end
+		}
 		<-watched
 	}()
 	for {
@@ -73,13 +118,29 @@ func (o *outlet) run() {
 			if !more {
 				return
 			}
-			if _, err := o.file.Write(chunk); err != nil {
+			if !o.write(chunk) {
 				return
 			}
 		case <-o.gone:
 			return
+		case <-o.still:
+			return
 		}
 	}
+}
+
+// write writes a chunk, and reports false when it is the last.
+func (o *outlet) write(chunk []byte) bool {
+	n, err := o.file.Write(chunk)
+	switch {
+	case err == nil:
+		return true
+	case o.frozen() && errors.Is(err, os.ErrDeadlineExceeded):
+		o.rest = chunk[n:]
+	default:
+		o.detach()
+	}
+	return false
 }
 
 // watch detaches when the peer closes its end, even if the container never writes.
@@ -88,12 +149,14 @@ func (o *outlet) watch() {
 	if err != nil {
 		return
 	}
-	_ = raw.Read(func(fd uintptr) bool {
+	err = raw.Read(func(fd uintptr) bool {
 		poll := []unix.PollFd{{Fd: int32(fd)}}
 		n, err := unix.Poll(poll, 0)
 		return err == nil && n > 0 // POLLERR and POLLHUP are always reported
 	})
-	o.detach()
+	if err == nil || !o.frozen() {
+		o.detach()
+	}
 }
 
 // end lets run write what is queued, for a bounded time, and stop.

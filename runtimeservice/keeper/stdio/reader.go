@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ type reader struct {
 	spool *spool // nil: none
 	sink  func([]byte)
 	done  chan struct{}
+	still atomic.Bool // stopped by freeze
 }
 
 func newReader(file *os.File, tty bool, sp *spool, sink func([]byte)) *reader {
@@ -50,7 +52,11 @@ func (r *reader) hand(chunk []byte) {
 
 func (r *reader) run() {
 	defer close(r.done)
-	defer r.file.Close()
+	defer func() {
+		if !r.still.Load() {
+			r.file.Close()
+		}
+	}()
 	raw, err := r.file.SyscallConn()
 	if err != nil {
 		return
@@ -58,9 +64,23 @@ func (r *reader) run() {
 	for err == nil {
 		err = r.next(raw.Read)
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, os.ErrDeadlineExceeded) && !r.still.Load() {
 		r.drain(raw)
 	}
+}
+
+// freeze stops between two chunks and leaves what comes where it is. A reader that has ended stays so.
+func (r *reader) freeze() {
+	r.still.Store(true)
+	_ = r.file.SetReadDeadline(time.Unix(1, 0))
+	<-r.done
+}
+
+// thaw prepares for another run.
+func (r *reader) thaw() {
+	r.still.Store(false)
+	r.done = make(chan struct{})
+	_ = r.file.SetReadDeadline(time.Time{})
 }
 
 // errEnd says that the stream has ended.

@@ -95,14 +95,14 @@ func unspoolable(err error) bool {
 }
 
 // recoverSpools writes to the log what an earlier keeper took from the pipes and did not write, or not wholly.
-func (s *Streams) recoverSpools() error {
+func recoverSpools(log *logFile, spools map[logs.Stream]*spool) error {
 	type rest struct {
 		stream logs.Stream
 		chunk  []byte
 		mark   mark
 	}
 	var begun, untouched []rest
-	for stream, sp := range s.spools {
+	for stream, sp := range spools {
 		chunk, m, err := sp.left()
 		if err != nil {
 			return fmt.Errorf("read spool: %w", err)
@@ -117,8 +117,8 @@ func (s *Streams) recoverSpools() error {
 	}
 	// First what the log may end in the middle of.
 	for _, r := range append(begun, untouched...) {
-		s.log.complete(r.stream, r.chunk, r.mark)
-		s.spools[r.stream].clear()
+		log.complete(r.stream, r.chunk, r.mark)
+		spools[r.stream].clear()
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ type Streams struct {
 	stdin   *os.File // our end; the terminal's master with TTY
 	readers []*reader
 	outlets map[*outlet]logs.Stream
-	inlets  map[*os.File]struct{}
+	inlets  map[*inlet]struct{}
 	begun   bool
 	ended   bool
 }
@@ -85,7 +85,7 @@ func Open(cfg Config) (*Streams, error) {
 func newStreams(cfg Config, log *logFile) *Streams {
 	return &Streams{
 		cfg: cfg, log: log, spools: map[logs.Stream]*spool{},
-		outlets: map[*outlet]logs.Stream{}, inlets: map[*os.File]struct{}{},
+		outlets: map[*outlet]logs.Stream{}, inlets: map[*inlet]struct{}{},
 	}
 }
 
@@ -121,7 +121,9 @@ func (s *Streams) openPipes() error {
 
 // Resume takes the streams of a running container over from a keeper that has died: what it writes to its pipes goes on
 // into its log. Ours is what was held of the earlier Streams' Ours; nil when it was lost, and with it the terminal or stdin.
-func Resume(cfg Config, ours *os.File) (*Streams, error) {
+//
+// After an upgrade of the keeper there are peers as well.
+func Resume(cfg Config, ours *os.File, peers ...Peer) (*Streams, error) {
 	log, err := openLog(cfg.LogPath, cfg.Warn)
 	if err != nil {
 		// The container runs. Its lines are lost until the log can be reopened.
@@ -130,7 +132,7 @@ func Resume(cfg Config, ours *os.File) (*Streams, error) {
 	s := newStreams(cfg, log)
 	if cfg.TTY {
 		s.log.resume()
-		s.Begin(ours)
+		s.Begin(ours, peers...)
 		return s, nil
 	}
 	s.stdin = ours
@@ -140,12 +142,12 @@ func Resume(cfg Config, ours *os.File) (*Streams, error) {
 			return nil, err
 		}
 	}
-	if err := s.recoverSpools(); err != nil {
+	if err := recoverSpools(s.log, s.spools); err != nil {
 		s.Finish()
 		return nil, err
 	}
 	s.log.resume()
-	s.Begin(nil)
+	s.Begin(nil, peers...)
 	return s, nil
 }
 
@@ -204,7 +206,7 @@ func (s *Streams) Child() (stdin, stdout, stderr *os.File) {
 }
 
 // Begin starts to copy, when the init holds its ends. The master is that of its terminal, and ours from now on.
-func (s *Streams) Begin(master *os.File) {
+func (s *Streams) Begin(master *os.File, peers ...Peer) {
 	s.closeChild()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,6 +218,7 @@ func (s *Streams) Begin(master *os.File) {
 	for _, r := range s.readers {
 		s.running.Go(r.run)
 	}
+	s.adopt(peers)
 }
 
 func (s *Streams) closeChild() {
@@ -250,7 +253,7 @@ func (s *Streams) deliver(stream logs.Stream, chunk []byte) {
 // Attach connects the files that are not nil, which it takes over in any case.
 func (s *Streams) Attach(stdin, stdout, stderr *os.File) error {
 	files := []*os.File{stdin, stdout, stderr}
-	if err := s.attachable(stdin != nil, stderr != nil); err != nil {
+	if err := s.cfg.attachable(stdin != nil, stderr != nil); err != nil {
 		closeAll(files)
 		return err
 	}
@@ -271,31 +274,28 @@ func (s *Streams) Attach(stdin, stdout, stderr *os.File) error {
 		closeAll(files)
 		return ErrEnded
 	}
-	s.addOutlet(files[1], logs.Stdout)
-	s.addOutlet(files[2], logs.Stderr)
-	if in := files[0]; in != nil {
-		s.inlets[in] = struct{}{}
-		s.running.Go(func() { s.pump(in) })
-	}
+	s.addOutlet(files[1], logs.Stdout, nil)
+	s.addOutlet(files[2], logs.Stderr, nil)
+	s.addInlet(files[0], nil)
 	return nil
 }
 
-func (s *Streams) attachable(stdin, stderr bool) error {
-	if stdin && !s.cfg.Stdin {
+func (c Config) attachable(stdin, stderr bool) error {
+	if stdin && !c.Stdin {
 		return fmt.Errorf("%w: stdin was not asked for when it was created", ErrNoStream)
 	}
-	if stderr && s.cfg.TTY {
+	if stderr && c.TTY {
 		return fmt.Errorf("%w: a terminal has no stderr", ErrNoStream)
 	}
 	return nil
 }
 
 // addOutlet is called with the lock held.
-func (s *Streams) addOutlet(f *os.File, stream logs.Stream) {
+func (s *Streams) addOutlet(f *os.File, stream logs.Stream, rest []byte) {
 	if f == nil {
 		return
 	}
-	o := newOutlet(f)
+	o := newOutlet(f, rest)
 	s.outlets[o] = stream
 	s.running.Go(func() {
 		o.run()
@@ -303,50 +303,6 @@ func (s *Streams) addOutlet(f *os.File, stream logs.Stream) {
 		delete(s.outlets, o)
 		s.mu.Unlock()
 	})
-}
-
-// pump passes a peer's input on until the peer or the container ends.
-func (s *Streams) pump(in *os.File) {
-	s.mu.Lock()
-	to := s.stdin
-	s.mu.Unlock()
-	if to != nil {
-		_, _ = copyChunks(to, in)
-	}
-	s.mu.Lock()
-	delete(s.inlets, in)
-	once := s.cfg.StdinOnce && !s.cfg.TTY && !s.ended
-	if once {
-		s.stdin = nil
-	}
-	s.mu.Unlock()
-	in.Close()
-	if once && to != nil {
-		if s.cfg.LetGo != nil {
-			s.cfg.LetGo()
-		}
-		to.Close()
-	}
-}
-
-// copyChunks is io.Copy with a buffer that is held only while there is data. It ends at the end of the input.
-func copyChunks(to, from *os.File) (int, error) {
-	total := 0
-	raw, err := from.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	r := &reader{sink: func(chunk []byte) {
-		n, werr := to.Write(chunk)
-		total += n
-		err = werr
-	}}
-	for err == nil {
-		if nextErr := r.next(raw.Read); nextErr != nil {
-			return total, nextErr
-		}
-	}
-	return total, err
 }
 
 // Resize sets the size of the container's terminal.
@@ -419,7 +375,7 @@ func (s *Streams) Finish() {
 		o.end()
 	}
 	for in := range s.inlets {
-		_ = in.SetReadDeadline(time.Unix(1, 0))
+		_ = in.file.SetReadDeadline(time.Unix(1, 0))
 	}
 	if s.stdin != nil {
 		s.stdin.Close()

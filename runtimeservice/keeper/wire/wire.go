@@ -45,6 +45,40 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return c.unix.SetDeadline(t)
 }
 
+// AwaitInput waits until there is something to receive, or the peer has closed, and takes nothing. A read deadline ends it.
+func (c *Conn) AwaitInput() error {
+	raw, err := c.unix.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+		n, err := unix.Poll(poll, 0)
+		return err == nil && n > 0
+	})
+}
+
+// SetReadDeadline bounds reads only, also those under way.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	return c.unix.SetReadDeadline(t)
+}
+
+// SetWriteDeadline bounds writes only.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	return c.unix.SetWriteDeadline(t)
+}
+
+// Number is the connection's file descriptor, which stays the connection's.
+func (c *Conn) Number() (int, error) {
+	raw, err := c.unix.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	number := -1
+	err = raw.Control(func(fd uintptr) { number = int(fd) })
+	return number, err
+}
+
 // PeerUID is the user that connected.
 func (c *Conn) PeerUID() (uint32, error) {
 	raw, err := c.unix.SyscallConn()

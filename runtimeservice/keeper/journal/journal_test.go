@@ -1,4 +1,4 @@
-package server
+package journal
 
 import (
 	"fmt"
@@ -9,13 +9,13 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 )
 
-func reopen(t *testing.T, path string) *journal {
+func reopen(t *testing.T, path string) *Journal {
 	t.Helper()
-	j, err := openJournal(path)
+	j, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { j.close() })
+	t.Cleanup(func() { j.Close() })
 	return j
 }
 
@@ -23,7 +23,7 @@ func TestJournalSurvives(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j := reopen(t, path)
 	for i := range 3 {
-		if err := j.publish(keeper.Event{ID: fmt.Sprint(i), State: keeper.Running}); err != nil {
+		if err := j.Publish(keeper.Event{ID: fmt.Sprint(i), State: keeper.Running}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -34,14 +34,14 @@ func TestJournalSurvives(t *testing.T) {
 	f.WriteString(`{"seq":4,"id":"torn`) // killed in the middle of a write
 	f.Close()
 	j = reopen(t, path)
-	got := j.after(1)
+	got := j.After(1)
 	if len(got) != 2 || got[0].Seq != 2 || got[1].Seq != 3 || got[1].ID != "2" {
 		t.Fatalf("replay after 1: %+v", got)
 	}
-	if err := j.publish(keeper.Event{ID: "next"}); err != nil {
+	if err := j.Publish(keeper.Event{ID: "next"}); err != nil {
 		t.Fatal(err)
 	}
-	if got := reopen(t, path).after(3); len(got) != 1 || got[0].Seq != 4 || got[0].ID != "next" {
+	if got := reopen(t, path).After(3); len(got) != 1 || got[0].Seq != 4 || got[0].ID != "next" {
 		t.Fatalf("after the torn line: %+v", got)
 	}
 }
@@ -49,14 +49,14 @@ func TestJournalSurvives(t *testing.T) {
 func TestJournalIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j := reopen(t, path)
-	const n = 5*journalKeep + 7
+	const n = 5*Keep + 7
 	for range n {
-		if err := j.publish(keeper.Event{ID: "x"}); err != nil {
+		if err := j.Publish(keeper.Event{ID: "x"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got := j.after(0)
-	if len(got) != journalKeep || got[0].Seq != n-journalKeep+1 || got[len(got)-1].Seq != n {
+	got := j.After(0)
+	if len(got) != Keep || got[0].Seq != n-Keep+1 || got[len(got)-1].Seq != n {
 		t.Fatalf("%d events, %d to %d", len(got), got[0].Seq, got[len(got)-1].Seq)
 	}
 	for i := 1; i < len(got); i++ {
@@ -64,19 +64,19 @@ func TestJournalIsBounded(t *testing.T) {
 			t.Fatalf("gap between %d and %d", got[i-1].Seq, got[i].Seq)
 		}
 	}
-	if j.lines > 4*journalKeep {
+	if j.lines > 4*Keep {
 		t.Errorf("file holds %d lines", j.lines)
 	}
-	if last := reopen(t, path).seq(); last != n {
+	if last := reopen(t, path).Seq(); last != n {
 		t.Errorf("reopened at %d, want %d", last, n)
 	}
 }
 
 func TestJournalWakes(t *testing.T) {
 	j := reopen(t, filepath.Join(t.TempDir(), "journal"))
-	wake, cancel := j.subscribe()
-	j.publish(keeper.Event{ID: "a"})
-	j.publish(keeper.Event{ID: "b"})
+	wake, cancel := j.Subscribe()
+	j.Publish(keeper.Event{ID: "a"})
+	j.Publish(keeper.Event{ID: "b"})
 	<-wake
 	select {
 	case <-wake:
@@ -84,7 +84,7 @@ func TestJournalWakes(t *testing.T) {
 	default:
 	}
 	cancel()
-	j.publish(keeper.Event{ID: "c"})
+	j.Publish(keeper.Event{ID: "c"})
 	select {
 	case <-wake:
 		t.Error("woken after cancel")

@@ -1,17 +1,20 @@
-package server
+// Package execs is the processes that are exec'ed into one container: their names, their ends, and how to be rid of them.
+package execs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/gate"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/keeper/stdio"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
@@ -24,8 +27,8 @@ const (
 	maxUntold = 64
 )
 
-// execution is a process that was exec'ed into a container.
-type execution struct {
+// Execution is a process that was exec'ed into a container.
+type Execution struct {
 	process *proc.Process
 	// terminal is the slave side: it can be resized, but does not keep the terminal alive. So a client that goes
 	// away, or dies, hangs it up.
@@ -33,19 +36,40 @@ type execution struct {
 	forget   func()
 	exited   chan struct{}
 	exit     keeper.Exit // valid when exited is closed
-	told     bool        // guarded by the mu of execs
+	told     bool        // guarded by the mu of the table
 }
 
-// execs are what is exec'ed into one container.
-type execs struct {
-	of *container
+// Runtime is what processes are made with.
+type Runtime interface {
+	Exec(ctx context.Context, id string, process json.RawMessage, io oci.IO) (oci.Process, error)
+}
+
+// Config is what a Table needs to know of its container.
+type Config struct {
+	ID      string
+	Dir     string // of the container
+	Runtime Runtime
+	Foreign bool               // the runtime may put processes into namespaces that we do not know
+	Created func() oci.Created // what was made
+	May     func() error       // refuses what the container's state does not permit
+	Log     *slog.Logger
+}
+
+// Table is what is exec'ed into one container.
+type Table struct {
+	of Config
 
 	mu   sync.Mutex
-	byID map[string]*execution // nil while one is being started
+	byID map[string]*Execution // nil while one is being started
 }
 
-// start starts the process. The files are handed over, in the order stdin, stdout, stderr.
-func (x *execs) start(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
+// New is an empty table.
+func New(of Config) *Table {
+	return &Table{of: of, byID: map[string]*Execution{}}
+}
+
+// Start starts the process. The files are handed over, in the order stdin, stdout, stderr.
+func (x *Table) Start(ctx context.Context, req keeper.Exec, streams oci.IO) (*Execution, *os.File, error) {
 	if req.ExecID == "" {
 		return nil, nil, fmt.Errorf("%w: execID is empty", keeper.ErrInvalid)
 	}
@@ -64,18 +88,18 @@ func (x *execs) start(ctx context.Context, req keeper.Exec, streams oci.IO) (*ex
 }
 
 // reserve takes the name, that of an ended exec too, and forgets ended ones beyond the bounds.
-func (x *execs) reserve(id string) error {
-	if err := x.of.may(doExec); err != nil {
+func (x *Table) reserve(id string) error {
+	if err := x.of.May(); err != nil {
 		return err
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if e, taken := x.byID[id]; taken && (e == nil || !e.ended()) {
+	if e, taken := x.byID[id]; taken && (e == nil || !e.Ended()) {
 		return fmt.Errorf("%w: exec %s", keeper.ErrExists, id)
 	}
 	left := map[bool]int{true: maxTold, false: maxUntold}
 	for old, e := range x.byID {
-		if e == nil || !e.ended() {
+		if e == nil || !e.Ended() {
 			continue
 		}
 		if left[e.told]--; left[e.told] < 0 {
@@ -86,8 +110,8 @@ func (x *execs) reserve(id string) error {
 	return nil
 }
 
-func (x *execs) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*execution, *os.File, error) {
-	made, err := x.of.runtime.Exec(ctx, x.of.id(), req.Process, streams)
+func (x *Table) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*Execution, *os.File, error) {
+	made, err := x.of.Runtime.Exec(ctx, x.of.ID, req.Process, streams)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,17 +120,21 @@ func (x *execs) execute(ctx context.Context, req keeper.Exec, streams oci.IO) (*
 		closeFile(made.Console)
 		return nil, nil, fmt.Errorf("hold exec'ed process: %w", err)
 	}
-	e := &execution{process: process, forget: x.note(made.Pid), exited: make(chan struct{})}
+	e := &Execution{process: process, forget: x.note(made.Pid), exited: make(chan struct{})}
 	if made.Console != nil {
 		if e.terminal, err = slave(made.Console); err != nil {
-			x.of.log.Warn("terminal cannot be resized", "container", x.of.id(), "error", err)
+			x.of.Log.Warn("terminal cannot be resized", "container", x.of.ID, "error", err)
 		}
 	}
 	return e, made.Console, nil
 }
 
-// watch waits for the process, in the caller's goroutine.
-func (e *execution) watch() {
+// Watch waits for the process, in the caller's goroutine. It is reaped inside the gate: while that is closed a successor
+// may be about to do it.
+func (e *Execution) Watch(g *gate.Gate) {
+	e.process.AwaitExit()
+	g.Await()
+	defer g.Leave()
 	status := e.process.Wait()
 	e.exit = keeper.Exit{Code: status.Code, Signal: status.Signal, Unknown: status.Unknown, At: time.Now()}
 	closeFile(e.terminal)
@@ -114,7 +142,14 @@ func (e *execution) watch() {
 	close(e.exited)
 }
 
-func (e *execution) ended() bool {
+// Pid is its number.
+func (e *Execution) Pid() int { return e.process.Pid }
+
+// Exited is closed when it has ended.
+func (e *Execution) Exited() <-chan struct{} { return e.exited }
+
+// Ended tells whether it has.
+func (e *Execution) Ended() bool {
 	select {
 	case <-e.exited:
 		return true
@@ -123,8 +158,8 @@ func (e *execution) ended() bool {
 	}
 }
 
-// find finds a started exec.
-func (x *execs) find(id string) (*execution, error) {
+// Find finds a started exec.
+func (x *Table) Find(id string) (*Execution, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.byID[id]; e != nil {
@@ -133,8 +168,8 @@ func (x *execs) find(id string) (*execution, error) {
 	return nil, fmt.Errorf("%w: exec %s", keeper.ErrNotFound, id)
 }
 
-// pids are the processes that are waited for.
-func (x *execs) pids() []int {
+// Pids are the processes that are waited for.
+func (x *Table) Pids() []int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []int
@@ -146,18 +181,31 @@ func (x *execs) pids() []int {
 	return out
 }
 
-// tell marks that the exit was told to a client.
-func (x *execs) tell(e *execution) keeper.Exit {
+// Running are the names of those that have not ended.
+func (x *Table) Running() []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []string
+	for id, e := range x.byID {
+		if e != nil && !e.Ended() {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// Tell marks that the exit was told to a client.
+func (x *Table) Tell(e *Execution) keeper.Exit {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e.told = true
 	return e.exit
 }
 
-// kill signals an exec'ed process, or with all its session and descendants: a shell's children must not survive
+// Kill signals an exec'ed process, or with all its session and descendants: a shell's children must not survive
 // the time-out of their exec.
-func (x *execs) kill(id string, signal int, all bool) error {
-	e, err := x.find(id)
+func (x *Table) Kill(id string, signal int, all bool) error {
+	e, err := x.Find(id)
 	if err != nil {
 		return err
 	}
@@ -165,7 +213,7 @@ func (x *execs) kill(id string, signal int, all bool) error {
 	if !all {
 		return e.process.Signal(sig)
 	}
-	if e.ended() {
+	if e.Ended() {
 		return proc.ErrGone
 	}
 	// The exec'ed process leads a session (nsexec calls setsid). A few rounds, as they may fork while we look; the
@@ -188,39 +236,9 @@ func (x *execs) kill(id string, signal int, all bool) error {
 	return nil
 }
 
-// noting tells whether execs must be written down: in a shared PID namespace, and under a foreign runtime, whose
-// processes may be in no namespace that we know.
-func (x *execs) noting() bool {
-	return x.of.rec.Created.SharedPid || x.of.rec.Create.Runtime.Path != ""
-}
-
-// noteDir has a file for each exec that is noted, named by its pid and start time.
-func (x *execs) noteDir() string {
-	return filepath.Join(x.of.dir, "execs")
-}
-
-// note writes an exec down for the next keeper, and returns how to forget it.
-func (x *execs) note(pid int) (forget func()) {
-	if !x.noting() {
-		return func() {}
-	}
-	start, err := proc.StartTime(pid)
-	if err != nil {
-		return func() {} // it has exited
-	}
-	path := filepath.Join(x.noteDir(), fmt.Sprintf("%d-%d", pid, start))
-	if err = os.MkdirAll(x.noteDir(), 0o700); err == nil {
-		err = os.WriteFile(path, nil, 0o600)
-	}
-	if err != nil {
-		x.of.log.Warn("exec will run on if the keeper dies", "container", x.of.id(), "error", err)
-	}
-	return func() { _ = os.Remove(path) }
-}
-
 // family lists the living processes of the container that belong to the session of the leader or descend from it.
-func (x *execs) family(leader int) ([]int, error) {
-	pids, err := oci.Pids(x.of.rec.Created.Cgroups)
+func (x *Table) family(leader int) ([]int, error) {
+	pids, err := oci.Pids(x.of.Created().Cgroups)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
@@ -249,22 +267,19 @@ func (x *execs) family(leader int) ([]int, error) {
 	return out, nil
 }
 
-// resize sets the size of the container's or an exec's terminal.
-func (c *container) resize(req keeper.Resize) error {
-	if req.ExecID == "" {
-		return c.streams.Resize(req.Width, req.Height)
-	}
-	e, err := c.execs.find(req.ExecID)
+// Resize sets the size of an exec's terminal.
+func (x *Table) Resize(id string, width, height uint16) error {
+	e, err := x.Find(id)
 	if err != nil {
 		return err
 	}
 	if e.terminal == nil {
-		return fmt.Errorf("%w: exec %s has no terminal", keeper.ErrInvalid, req.ExecID)
+		return fmt.Errorf("%w: exec %s has no terminal", keeper.ErrInvalid, id)
 	}
-	if e.ended() {
+	if e.Ended() {
 		return nil
 	}
-	return stdio.SetSize(e.terminal, req.Width, req.Height)
+	return stdio.SetSize(e.terminal, width, height)
 }
 
 // slave opens the other side of a terminal through its master, so that no path of the container is trusted.

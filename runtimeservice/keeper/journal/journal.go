@@ -1,4 +1,4 @@
-package server
+package journal
 
 import (
 	"bufio"
@@ -13,25 +13,26 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 )
 
-// journalKeep is how many events can be replayed; a client that was away for longer lists.
-const journalKeep = 1024
+// Keep is how many events can be replayed; a client that was away for longer lists.
+const Keep = 1024
 
-// journal numbers the events, keeps the last ones, and tells subscribers that there are new ones. On disk it is one
+// Journal numbers the events, keeps the last ones, and tells subscribers that there are new ones. On disk it is one
 // JSON object a line, appended with one write each, so that only a last line can be torn; now and then it is
-// rewritten by rename with the last journalKeep of them.
-type journal struct {
+// rewritten by rename with the last Keep of them.
+type Journal struct {
 	path string
 
 	mu     sync.Mutex
 	file   *os.File
 	lines  int
 	last   uint64
-	events []keeper.Event // the newest journalKeep, in order
+	events []keeper.Event // the newest Keep, in order
 	wake   map[chan struct{}]struct{}
 }
 
-func openJournal(path string) (*journal, error) {
-	j := &journal{path: path, wake: map[chan struct{}]struct{}{}}
+// Open reads the journal. More are events that may not be in it.
+func Open(path string, more ...keeper.Event) (*Journal, error) {
+	j := &Journal{path: path, wake: map[chan struct{}]struct{}{}}
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read journal: %w", err)
@@ -45,6 +46,12 @@ func openJournal(path string) (*journal, error) {
 		j.last = e.Seq
 		j.remember(e)
 	}
+	for _, e := range more {
+		if e.Seq > j.last {
+			j.last = e.Seq
+			j.remember(e)
+		}
+	}
 	if err := j.rewrite(); err != nil {
 		return nil, err
 	}
@@ -52,7 +59,7 @@ func openJournal(path string) (*journal, error) {
 }
 
 // rewrite replaces the file by the events that are remembered.
-func (j *journal) rewrite() error {
+func (j *Journal) rewrite() error {
 	var text []byte
 	for _, e := range j.events {
 		line, err := json.Marshal(e)
@@ -81,16 +88,16 @@ func (j *journal) rewrite() error {
 	return nil
 }
 
-func (j *journal) remember(e keeper.Event) {
+func (j *Journal) remember(e keeper.Event) {
 	j.events = append(j.events, e)
-	if extra := len(j.events) - journalKeep; extra > 0 {
+	if extra := len(j.events) - Keep; extra > 0 {
 		j.events = append(j.events[:0], j.events[extra:]...)
 	}
 }
 
-// publish gives the event its number, writes it down and then announces it. When it cannot be written the event is
+// Publish gives the event its number, writes it down and then announces it. When it cannot be written the event is
 // announced all the same, and the error returned.
-func (j *journal) publish(e keeper.Event) error {
+func (j *Journal) Publish(e keeper.Event) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.last++
@@ -101,7 +108,7 @@ func (j *journal) publish(e keeper.Event) error {
 	}
 	j.remember(e)
 	j.lines++
-	if err == nil && j.lines > 4*journalKeep {
+	if err == nil && j.lines > 4*Keep {
 		err = j.rewrite()
 	}
 	for w := range j.wake {
@@ -116,8 +123,8 @@ func (j *journal) publish(e keeper.Event) error {
 	return nil
 }
 
-// after returns the events that are remembered with a number greater than seq.
-func (j *journal) after(seq uint64) []keeper.Event {
+// After returns the events that are remembered with a number greater than seq.
+func (j *Journal) After(seq uint64) []keeper.Event {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for i, e := range j.events {
@@ -128,14 +135,14 @@ func (j *journal) after(seq uint64) []keeper.Event {
 	return nil
 }
 
-func (j *journal) seq() uint64 {
+func (j *Journal) Seq() uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.last
 }
 
-// subscribe returns a channel that receives when there may be new events.
-func (j *journal) subscribe() (wake <-chan struct{}, cancel func()) {
+// Subscribe returns a channel that receives when there may be new events.
+func (j *Journal) Subscribe() (wake <-chan struct{}, cancel func()) {
 	w := make(chan struct{}, 1)
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -147,7 +154,7 @@ func (j *journal) subscribe() (wake <-chan struct{}, cancel func()) {
 	}
 }
 
-func (j *journal) close() error {
+func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.file.Close()

@@ -1,4 +1,4 @@
-package server
+package execs
 
 import (
 	"errors"
@@ -9,12 +9,12 @@ import (
 )
 
 func TestEndedExecsAreBounded(t *testing.T) {
-	c := &container{}
-	x := &execs{of: c, byID: map[string]*execution{}}
+	may := keeper.ErrNotFound
+	x := New(Config{May: func() error { return may }})
 	if err := x.reserve("early"); !errors.Is(err, keeper.ErrNotFound) {
 		t.Errorf("exec in nothing: %v", err)
 	}
-	c.rec.Row.State = keeper.Running
+	may = nil
 	end := func(id string, told bool) {
 		t.Helper()
 		if err := x.reserve(id); err != nil {
@@ -23,7 +23,7 @@ func TestEndedExecsAreBounded(t *testing.T) {
 		if err := x.reserve(id); !errors.Is(err, keeper.ErrExists) {
 			t.Fatalf("a name in use: %v", err)
 		}
-		x.byID[id] = &execution{exited: make(chan struct{}), told: told}
+		x.byID[id] = &Execution{exited: make(chan struct{}), told: told}
 		close(x.byID[id].exited)
 	}
 	end("again", true)
@@ -35,7 +35,7 @@ func TestEndedExecsAreBounded(t *testing.T) {
 	if n := len(x.byID); n > maxTold+maxUntold+2 {
 		t.Errorf("%d execs are remembered", n)
 	}
-	x.byID["runs"] = &execution{exited: make(chan struct{})}
+	x.byID["runs"] = &Execution{exited: make(chan struct{})}
 	for i := range 100 {
 		end(fmt.Sprint("more", i), true)
 	}
