@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/engine/meter"
 	"github.com/skiff-node/skiff/imageservice/engine/trust"
 )
 
@@ -72,6 +73,7 @@ type Engine struct {
 	janitor *janitor
 	guard   *trust.Guard
 	flights flights
+	meter   meter.Meter
 	fetch   *semaphore.Weighted
 	unpack  *semaphore.Weighted
 

@@ -130,13 +130,19 @@ func (a *arrival) blob(ctx context.Context, d ocispec.Descriptor) error {
 		return fmt.Errorf("digest %q: %w: %w", d.Digest, err, imageservice.ErrCorrupt)
 	}
 	a.lease.hold(d.Digest.String())
-	return a.engine.flights.do(ctx, d.Digest.String(), a.report, func(report func(imageservice.Progress)) error {
+	brought := false
+	err := a.engine.flights.do(ctx, d.Digest.String(), a.report, func(report func(imageservice.Progress)) error {
 		if a.engine.pool.content.Has(d.Digest, d.Size) {
 			report(imageservice.Progress{Digest: d.Digest.String(), Stage: "exists", Done: d.Size, Total: d.Size})
 			return nil
 		}
+		brought = true
 		return a.source.bring(ctx, d, a.lease, report)
 	})
+	if err == nil && !brought {
+		a.engine.meter.SharedBlob()
+	}
+	return err
 }
 
 // blobs makes sure that all of them are.
@@ -170,6 +176,11 @@ func (a *arrival) layer(ctx context.Context, l record.Layer, below func() ([]rec
 	})
 	if err != nil {
 		return l, err
+	}
+	if made.Dir == "" {
+		a.engine.meter.SharedLayer()
+	} else {
+		a.engine.meter.Unpacked()
 	}
 	// Layers below must be complete also where this one was there before.
 	if _, err := below(); err != nil {

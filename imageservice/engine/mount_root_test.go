@@ -269,6 +269,9 @@ func TestFullDisk(t *testing.T) {
 		s.push(t, "fits", "1", fits)
 		s.push(t, "large", "1", large)
 		pull(t, e, s.addr+"/fits:1")
+		if _, err := e.Prepare(t.Context(), "running", fits.ID.String()); err != nil {
+			t.Fatal(err)
+		}
 		before := leftovers(t, e.cfg.Root)
 		_, err := e.Pull(t.Context(), imageservice.PullRequest{Reference: s.addr + "/large:1"})
 		if !errors.Is(err, imageservice.ErrNoSpace) {
@@ -291,6 +294,10 @@ func TestFullDisk(t *testing.T) {
 		if err := e.Remove(t.Context(), "sha256:"+fits.ID.Encoded()); err != nil {
 			t.Errorf("remove on a full disk: %v", err)
 		}
+		if err := e.Release(t.Context(), "running"); err != nil {
+			t.Errorf("release on a full disk: %v", err)
+		}
+		e = reopen(t, e) // opens on a full disk, and waits for the deleting
 		if left := leftovers(t, e.cfg.Root); len(left) != 0 {
 			t.Errorf("left %v", left)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/imageservice/content"
+	"github.com/skiff-node/skiff/imageservice/engine/meter"
 	"github.com/skiff-node/skiff/imageservice/engine/trust"
 	"github.com/skiff-node/skiff/imageservice/policy"
 	"github.com/skiff-node/skiff/imageservice/record"
@@ -18,6 +19,13 @@ import (
 
 // Pull fetches, verifies and unpacks an image and returns it.
 func (e *Engine) Pull(ctx context.Context, r imageservice.PullRequest) (imageservice.Image, error) {
+	ended := e.meter.Pull()
+	img, err := e.pull(ctx, r)
+	ended(err)
+	return img, err
+}
+
+func (e *Engine) pull(ctx context.Context, r imageservice.PullRequest) (imageservice.Image, error) {
 	n, err := parseName(r.Reference)
 	if err != nil {
 		return imageservice.Image{}, err
@@ -55,7 +63,7 @@ func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullReques
 	if err != nil {
 		return "", err
 	}
-	from := &registry{session: session, content: e.pool.content, slots: e.fetch}
+	from := &registry{session: session, content: e.pool.content, slots: e.fetch, meter: &e.meter}
 	a := &arrival{engine: e, source: from, lease: hold, report: r.Progress, admit: trust.Pulled(session, rule, n.full)}
 	img, err := a.assemble(ctx, target)
 	if err != nil {
@@ -81,23 +89,28 @@ type registry struct {
 	session *remote.Session
 	content *content.Store
 	slots   *semaphore.Weighted
+	meter   *meter.Meter
 }
 
 // step is how many bytes pass between two progress reports.
 const step = 512 << 10
 
-func (r *registry) bring(ctx context.Context, d ocispec.Descriptor, l *lease, report func(imageservice.Progress)) error {
+func (r *registry) bring(ctx context.Context, d ocispec.Descriptor, l *lease, report func(imageservice.Progress)) (err error) {
 	if err := r.slots.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
 	}
 	defer r.slots.Release(1)
+	ended := r.meter.Fetch()
+	defer func() { ended(err) }()
 	w, err := r.content.Writer(d)
 	if err != nil {
 		return err
 	}
 	defer w.Discard()
-	last := int64(-step)
+	last, counted := int64(-step), int64(0)
 	err = r.session.Fetch(ctx, d, w, func(n int64) {
+		r.meter.Bytes(n - counted)
+		counted = n
 		if n-last >= step || n == d.Size {
 			last = n
 			report(imageservice.Progress{Digest: d.Digest.String(), Stage: "downloading", Done: n, Total: d.Size})

@@ -282,6 +282,12 @@ func TestPullErrors(t *testing.T) {
 	if _, err := e.Pull(t.Context(), imageservice.PullRequest{Reference: "127.0.0.1:1/x"}); !errors.Is(err, imageservice.ErrUnavailable) {
 		t.Errorf("nobody listens: %v", err)
 	}
+	if _, err := e.Pull(t.Context(), imageservice.PullRequest{Reference: "%"}); !errors.Is(err, imageservice.ErrInvalidReference) {
+		t.Errorf("no reference: %v", err)
+	}
+	if m := e.Metrics(); m.Pulls != 0 || m.PullFailures["unavailable"] != 1 || m.PullFailures["invalid_reference"] != 1 {
+		t.Errorf("counted %+v", m)
+	}
 }
 
 func onBlob(digest string, f func(http.ResponseWriter, *http.Request) bool) func(http.ResponseWriter, *http.Request) bool {
@@ -364,6 +370,17 @@ func TestConcurrentPullsShare(t *testing.T) {
 		})
 	}
 	group.Wait()
+	m := e.Metrics()
+	if m.Pulls != 8 || m.PullSeconds.Count != 8 || m.BlobsFetched != 5 || m.BlobsShared != 8*5-5 || m.LayersUnpacked != 3 || m.LayersShared != 7*3 || m.Images != 1 || m.PullsInFlight != 0 || m.BlobsInFlight != 0 {
+		t.Errorf("counted %+v", m)
+	}
+	var size int64
+	for _, b := range img.Blobs {
+		size += int64(len(b))
+	}
+	if m.BytesFetched != size {
+		t.Errorf("%d bytes are counted, the image has %d", m.BytesFetched, size)
+	}
 	for blob, n := range s.gets {
 		if n > 1 {
 			t.Errorf("blob %s was fetched %d times", blob, n)

@@ -80,7 +80,7 @@ func mode(conf hosts.Host) string {
 const probeTimeout = 15 * time.Second
 
 func (h *host) probe(ctx context.Context, object string) *imageservice.ProbeExplanation {
-	defer h.client.CloseIdleConnections()
+	defer h.closeIdle()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	began := time.Now()

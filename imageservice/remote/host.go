@@ -31,6 +31,7 @@ type host struct {
 	repository string
 	client     *http.Client
 	authorizer docker.Authorizer
+	closeIdle  func()
 	patience   time.Duration
 	down       atomic.Bool // it could not be reached, or not serve, in this session
 
@@ -39,11 +40,11 @@ type host struct {
 }
 
 func newHost(conf hosts.Host, registry, repository string, chain *creds.Chain) (*host, error) {
-	transport, err := newTransport(conf)
+	transport, idle, err := newTransport(conf)
 	if err != nil {
 		return nil, err
 	}
-	h := &host{conf: conf, registry: registry, repository: repository}
+	h := &host{conf: conf, registry: registry, repository: repository, closeIdle: idle}
 	h.client = &http.Client{Transport: transport, CheckRedirect: follow(conf.Header)}
 	h.credential = once(func(ctx context.Context) (creds.Credential, error) { return chain.For(ctx, conf) })
 	secret := &atomic.Bool{}

@@ -114,7 +114,7 @@ func (s *Session) name(ref string) error {
 // Close closes idle connections.
 func (s *Session) Close() {
 	for _, h := range s.hosts {
-		h.client.CloseIdleConnections()
+		h.closeIdle()
 	}
 }
 

@@ -16,11 +16,11 @@ import (
 	"github.com/skiff-node/skiff/imageservice/remote/hosts"
 )
 
-// newTransport makes the connections of one host.
-func newTransport(h hosts.Host) (http.RoundTripper, error) {
+// newTransport makes the connections of one host. idle closes those that are not in use.
+func newTransport(h hosts.Host) (rt http.RoundTripper, idle func(), err error) {
 	trust, err := trustOf(h.TLS)
 	if err != nil {
-		return nil, fmt.Errorf("%w: host %s: %w", hosts.ErrInvalid, h.Host, err)
+		return nil, nil, fmt.Errorf("%w: host %s: %w", hosts.ErrInvalid, h.Host, err)
 	}
 	dial := h.DialTimeout
 	if dial == 0 {
@@ -39,9 +39,9 @@ func newTransport(h hosts.Host) (http.RoundTripper, error) {
 		DisableCompression:    true, // blobs are compressed already, and their bytes are what counts
 	}
 	if h.PlainFallback {
-		return docker.NewHTTPFallback(t), nil
+		return docker.NewHTTPFallback(t), t.CloseIdleConnections, nil
 	}
-	return t, nil
+	return t, t.CloseIdleConnections, nil
 }
 
 func trustOf(t hosts.TLS) (*tls.Config, error) {
