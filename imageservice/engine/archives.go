@@ -12,6 +12,7 @@ import (
 
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/imageservice/archive"
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"github.com/skiff-node/skiff/imageservice/record"
 	"github.com/skiff-node/skiff/imageservice/unpack"
 )
@@ -27,7 +28,7 @@ func (e *Engine) Import(ctx context.Context, r io.Reader) ([]imageservice.Image,
 	if err != nil {
 		return nil, fmt.Errorf("import images: %w", classify(err))
 	}
-	return e.catalog.publish(ids)
+	return e.catalog.Publish(ids)
 }
 
 func (e *Engine) importHeld(ctx context.Context, r io.Reader, hold *lease) ([]digest.Digest, error) {
@@ -55,18 +56,18 @@ func (e *Engine) importHeld(ctx context.Context, r io.Reader, hold *lease) ([]di
 		ids = append(ids, img.ID)
 	}
 	slices.Sort(ids)
-	return slices.Compact(ids), e.announce(records)
+	return slices.Compact(ids), announce(e, records)
 }
 
 // label gives the image the names that the archive has for it.
 func label(img *record.Image, entry archive.Entry) error {
 	for _, ref := range entry.Names {
-		n, err := parseName(ref)
+		n, err := catalog.ParseName(ref)
 		if err != nil {
 			return err
 		}
-		img.Tags = union(img.Tags, n.tags())
-		img.Digests = union(img.Digests, n.digests(entry.Target.Digest))
+		img.Tags = catalog.Union(img.Tags, n.Tags())
+		img.Digests = catalog.Union(img.Digests, n.Digests(entry.Target.Digest))
 	}
 	return nil
 }
@@ -103,7 +104,7 @@ func (e *Engine) Export(ctx context.Context, w io.Writer, refs []string) error {
 	defer hold.release()
 	var entries []archive.Entry
 	for _, ref := range refs {
-		r, err := e.catalog.find(ref)
+		r, err := e.catalog.Find(ref)
 		if err != nil {
 			return fmt.Errorf("export images: %w", err)
 		}
@@ -111,8 +112,8 @@ func (e *Engine) Export(ctx context.Context, w io.Writer, refs []string) error {
 			hold.hold(b.Digest.String())
 		}
 		names := r.Tags
-		if n, err := parseName(ref); err == nil && slices.Contains(r.Tags, n.full) {
-			names = []string{n.full}
+		if n, err := catalog.ParseName(ref); err == nil && slices.Contains(r.Tags, n.Full) {
+			names = []string{n.Full}
 		}
 		entries = append(entries, archive.Entry{Target: r.Manifest, Names: names})
 	}

@@ -184,12 +184,12 @@ func recovered(t *testing.T, root, ref, when string) (there bool) {
 	t.Helper()
 	e := open(t, Config{Root: root})
 	defer e.Close()
-	for _, r := range e.catalog.records() {
+	for _, r := range e.catalog.Records() {
 		there = there || slices.Contains(r.Tags, ref)
 		verify(t, e, r.ID.String(), when)
 	}
 	needed := map[string]bool{}
-	for _, r := range e.catalog.records() {
+	for _, r := range e.catalog.Records() {
 		for _, b := range r.Blobs() {
 			needed[b.Digest.Encoded()] = true
 		}
@@ -219,7 +219,7 @@ func recovered(t *testing.T, root, ref, when string) (there bool) {
 // verify reads everything of an image.
 func verify(t *testing.T, e *Engine, id, when string) {
 	t.Helper()
-	r, err := e.catalog.find(id)
+	r, err := e.catalog.Find(id)
 	if err != nil {
 		t.Fatalf("%s: %v", when, err)
 	}

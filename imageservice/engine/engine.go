@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"github.com/skiff-node/skiff/imageservice/engine/meter"
 	"github.com/skiff-node/skiff/imageservice/engine/trust"
 )
@@ -67,7 +68,7 @@ type Engine struct {
 	machine  platforms.MatchComparer
 	platform string
 
-	catalog *catalog
+	catalog *catalog.Catalog
 	pool    *pool
 	rootfs  *rootfs
 	janitor *janitor
@@ -146,24 +147,24 @@ func (e *Engine) Close() error {
 
 // Get finds an image by reference, digest or id.
 func (e *Engine) Get(_ context.Context, ref string) (imageservice.Image, error) {
-	return e.catalog.get(ref)
+	return e.catalog.Get(ref)
 }
 
 // List returns every image, ordered by id.
 func (e *Engine) List(context.Context) ([]imageservice.Image, error) {
-	return e.catalog.images(), nil
+	return e.catalog.All(), nil
 }
 
 // Remove deletes every name of the image that ref means, and its content unless a root file system uses it.
 func (e *Engine) Remove(_ context.Context, ref string) error {
-	r, err := e.catalog.find(ref)
+	r, err := e.catalog.Find(ref)
 	if errors.Is(err, imageservice.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := e.catalog.drop(r.ID); err != nil {
+	if err := e.catalog.Drop(r.ID); err != nil {
 		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
 	return e.janitor.sweep()

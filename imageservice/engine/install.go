@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -248,8 +247,8 @@ func (a *arrival) settle(l record.Layer, implied []string, below func() ([]recor
 }
 
 // announce makes assembled images durable and enters them into the catalog, in this order.
-func (e *Engine) announce(records []*record.Image) error {
-	records = slices.DeleteFunc(records, e.catalog.known)
+func announce(e *Engine, records []*record.Image) error {
+	records = slices.DeleteFunc(records, e.catalog.Known)
 	if len(records) == 0 {
 		return nil
 	}
@@ -257,38 +256,9 @@ func (e *Engine) announce(records []*record.Image) error {
 		return err
 	}
 	for _, r := range records {
-		if err := e.catalog.put(r); err != nil {
+		if err := e.catalog.Put(r); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// known reports whether announcing the record would change nothing.
-func (c *catalog) known(r *record.Image) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	old, ok := c.byID[r.ID]
-	if !ok || old.Manifest.Digest != r.Manifest.Digest || !slices.Equal(old.Dirs(), r.Dirs()) || len(mergeOrigins(old.Origins, r.Origins)) != len(old.Origins) {
-		return false
-	}
-	for _, n := range slices.Concat(r.Tags, r.Digests) {
-		if c.names[n] != r.ID {
-			return false
-		}
-	}
-	return true
-}
-
-// publish returns the images with those ids.
-func (c *catalog) publish(ids []digest.Digest) ([]imageservice.Image, error) {
-	out := make([]imageservice.Image, 0, len(ids))
-	for _, id := range ids {
-		img, err := c.image(id)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, img)
-	}
-	return out, nil
 }

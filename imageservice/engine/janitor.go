@@ -3,13 +3,14 @@ package engine
 import (
 	"context"
 	"fmt"
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"log/slog"
 )
 
 // janitor removes what nobody needs. Its sweeps are quick, they only rename; the deleting is done beside the calls
 // that caused it.
 type janitor struct {
-	catalog *catalog
+	catalog *catalog.Catalog
 	pool    *pool
 	log     *slog.Logger
 	wake    chan struct{} // capacity 1: there is trash

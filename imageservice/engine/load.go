@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/skiff-node/skiff/imageservice/content"
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"github.com/skiff-node/skiff/imageservice/record"
 	"github.com/skiff-node/skiff/imageservice/snapshot"
 )
@@ -45,7 +46,7 @@ func (e *Engine) load() error {
 		e.log.Warn("skipping an image that cannot be read; pull it again", "err", w)
 	}
 	e.pool = p
-	e.catalog = newCatalog(records, e.cfg.Pinned, whole(p, images, e.log))
+	e.catalog = catalog.New(records, e.cfg.Pinned, whole(p, images, e.log))
 	prepared, err := roots.Load()
 	if err != nil {
 		return err
@@ -57,7 +58,7 @@ func (e *Engine) load() error {
 	e.rootfs = &rootfs{
 		catalog: e.catalog, pool: p, roots: roots, usage: newUsageCache(e.cfg.UsageAge), janitor: e.janitor, guard: e.guard, log: e.log,
 	}
-	return errors.Join(e.catalog.forgetTorn(), p.adopt(e.catalog))
+	return errors.Join(e.catalog.ForgetTorn(), p.adopt(e.catalog))
 }
 
 // whole returns the images of which nothing is missing.
@@ -89,9 +90,9 @@ func (p *pool) missing(r *record.Image) string {
 }
 
 // adopt enters what is on the disk into the pool and sweeps what is not needed.
-func (p *pool) adopt(c *catalog) error {
+func (p *pool) adopt(c *catalog.Catalog) error {
 	known := map[string]bool{}
-	for _, r := range c.records() {
+	for _, r := range c.Records() {
 		for _, l := range r.Layers {
 			p.chains[l.Chain] = l
 			known[l.Dir] = true
@@ -117,19 +118,4 @@ func (p *pool) adopt(c *catalog) error {
 		return fmt.Errorf("clean image store: %w", err)
 	}
 	return nil
-}
-
-// forgetTorn deletes the records that did not make it into the catalog, unless they are of another version.
-func (c *catalog) forgetTorn() error {
-	records, _, err := c.store.Load()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, r := range records {
-		if _, err := c.find(r.ID.String()); err != nil {
-			errs = append(errs, c.store.Delete(r.ID))
-		}
-	}
-	return errors.Join(errs...)
 }

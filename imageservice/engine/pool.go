@@ -8,6 +8,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/skiff-node/skiff/imageservice/content"
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"github.com/skiff-node/skiff/imageservice/record"
 	"github.com/skiff-node/skiff/imageservice/snapshot"
 )
@@ -91,11 +92,11 @@ func (p *pool) share(l record.Layer) {
 }
 
 // sweep deletes each blob and layer that nobody needs. Space is free once the trash is emptied.
-func (p *pool) sweep(c *catalog) error {
+func (p *pool) sweep(c *catalog.Catalog) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	needBlob, needDir := map[digest.Digest]bool{}, map[string]bool{}
-	for _, r := range c.records() {
+	for _, r := range c.Records() {
 		for _, b := range r.Blobs() {
 			needBlob[b.Digest] = true
 		}
@@ -131,14 +132,14 @@ func (p *pool) sweep(c *catalog) error {
 }
 
 // orphaned reports whether there are layers of images that are gone.
-func (p *pool) orphaned(c *catalog) bool {
+func (p *pool) orphaned(c *catalog.Catalog) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.strays) > 0 {
 		return true
 	}
 	need := map[string]bool{}
-	for _, r := range c.records() {
+	for _, r := range c.Records() {
 		for _, dir := range r.Dirs() {
 			need[dir] = true
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/imageservice/content"
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"github.com/skiff-node/skiff/imageservice/engine/meter"
 	"github.com/skiff-node/skiff/imageservice/engine/trust"
 	"github.com/skiff-node/skiff/imageservice/policy"
@@ -26,7 +27,7 @@ func (e *Engine) Pull(ctx context.Context, r imageservice.PullRequest) (imageser
 }
 
 func (e *Engine) pull(ctx context.Context, r imageservice.PullRequest) (imageservice.Image, error) {
-	n, err := parseName(r.Reference)
+	n, err := catalog.ParseName(r.Reference)
 	if err != nil {
 		return imageservice.Image{}, err
 	}
@@ -38,22 +39,22 @@ func (e *Engine) pull(ctx context.Context, r imageservice.PullRequest) (imageser
 	hold.release()
 	if err != nil {
 		if sweepErr := e.janitor.sweep(); sweepErr != nil {
-			e.log.Warn("cannot clean up after a failed pull", "image", n.full, "err", sweepErr)
+			e.log.Warn("cannot clean up after a failed pull", "image", n.Full, "err", sweepErr)
 		}
-		return imageservice.Image{}, fmt.Errorf("pull %s: %w", n.full, classify(err))
+		return imageservice.Image{}, fmt.Errorf("pull %s: %w", n.Full, classify(err))
 	}
-	return e.catalog.image(id)
+	return e.catalog.Image(id)
 }
 
-func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullRequest, hold *lease) (digest.Digest, error) {
-	rule, err := e.guard.Rule(policy.Docker, n.full)
+func (e *Engine) pullHeld(ctx context.Context, n catalog.Name, r imageservice.PullRequest, hold *lease) (digest.Digest, error) {
+	rule, err := e.guard.Rule(policy.Docker, n.Full)
 	if err != nil {
 		return "", err
 	}
-	if err := rule.Hopeless(policy.Image{Reference: n.full}); err != nil {
+	if err := rule.Hopeless(policy.Image{Reference: n.Full}); err != nil {
 		return "", err
 	}
-	session, err := remote.Open(e.registries(n.full), n.full, r.Auth)
+	session, err := remote.Open(registries(e, n.Full), n.Full, r.Auth)
 	if err != nil {
 		return "", err
 	}
@@ -64,17 +65,17 @@ func (e *Engine) pullHeld(ctx context.Context, n name, r imageservice.PullReques
 		return "", err
 	}
 	from := &registry{session: session, content: e.pool.content, slots: e.fetch, meter: &e.meter}
-	a := &arrival{engine: e, source: from, lease: hold, report: r.Progress, admit: trust.Pulled(session, rule, n.full)}
+	a := &arrival{engine: e, source: from, lease: hold, report: r.Progress, admit: trust.Pulled(session, rule, n.Full)}
 	img, err := a.assemble(ctx, target)
 	if err != nil {
 		return "", err
 	}
-	img.Tags, img.Digests = n.tags(), n.digests(target.Digest)
-	return img.ID, e.announce([]*record.Image{img})
+	img.Tags, img.Digests = n.Tags(), n.Digests(target.Digest)
+	return img.ID, announce(e, []*record.Image{img})
 }
 
 // registries is how registries are reached, for a pull of that name.
-func (e *Engine) registries(name string) remote.Config {
+func registries(e *Engine, name string) remote.Config {
 	cfg := current(e)
 	return remote.Config{
 		CertsDirs: cfg.CertsDirs, DockerConfig: cfg.DockerConfig, StallTimeout: cfg.StallTimeout, StallBytes: cfg.StallBytes,

@@ -19,7 +19,7 @@ func Reload(e *Engine, s Settings) {
 		s.StallTimeout = defaultStall
 	}
 	e.settings.Store(&s)
-	e.catalog.pin(s.Pinned)
+	e.catalog.Pin(s.Pinned)
 }
 
 // current is the configuration as it is now.
@@ -27,14 +27,4 @@ func current(e *Engine) Config {
 	c, s := e.cfg, e.settings.Load()
 	c.CertsDirs, c.DockerConfig, c.Pinned, c.StallTimeout = s.CertsDirs, s.DockerConfig, s.Pinned, s.StallTimeout
 	return c
-}
-
-// pin changes what is pinned.
-func (c *catalog) pin(patterns []string) {
-	c.change.Lock()
-	defer c.change.Unlock()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.pinned = patterns
-	c.index()
 }

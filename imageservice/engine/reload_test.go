@@ -3,6 +3,8 @@ package engine
 import (
 	"testing"
 	"time"
+
+	"github.com/skiff-node/skiff/imageservice/imagetest"
 )
 
 func TestReload(t *testing.T) {
@@ -15,7 +17,15 @@ func TestReload(t *testing.T) {
 	if c := current(e); c.CertsDirs[0] != "/certs" || c.DockerConfig != "/docker" || c.Pinned[0] != "b/*" || c.StallTimeout != defaultStall || c.Root == "" {
 		t.Errorf("%+v", c)
 	}
-	if e.catalog.pinned[0] != "b/*" {
-		t.Errorf("pinned: %v", e.catalog.pinned)
+}
+
+func TestPinned(t *testing.T) {
+	e := open(t, Config{Pinned: []string{"*/kept:*"}})
+	importOne(t, e, imagetest.Spec{Names: []string{"r.test/kept:1", "busybox"}})
+	for pattern, want := range map[string]bool{"": false, "r.test/kept:1": true, "r.test/*": true, "r.test/kept": false, "other:*": false, "docker.io/library/busybox:latest": true, "busybox": true, "busy*": false} {
+		Reload(e, Settings{Pinned: []string{pattern}})
+		if all, err := e.List(t.Context()); err != nil || all[0].Pinned != want {
+			t.Errorf("%q: %+v, %v", pattern, all, err)
+		}
 	}
 }

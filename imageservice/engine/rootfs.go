@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/skiff-node/skiff/imageservice"
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"github.com/skiff-node/skiff/imageservice/engine/trust"
 	"github.com/skiff-node/skiff/imageservice/record"
 	"github.com/skiff-node/skiff/imageservice/snapshot"
@@ -21,7 +22,7 @@ import (
 
 // rootfs makes and releases root file systems. The pool's table of them is what keeps their layers.
 type rootfs struct {
-	catalog *catalog
+	catalog *catalog.Catalog
 	pool    *pool
 	roots   *snapshot.Roots
 	usage   *usageCache
@@ -110,7 +111,7 @@ func (f *rootfs) claim(want snapshot.Root) (root snapshot.Root, fresh bool, err 
 		}
 		return have, false, nil
 	}
-	r, err := f.catalog.find(want.Image)
+	r, err := f.catalog.Find(want.Image)
 	if err != nil {
 		return root, false, err
 	}
@@ -135,7 +136,7 @@ func (f *rootfs) lost(r *record.Image) digest.Digest {
 		if f.pool.layers.Has(l.Dir) {
 			continue
 		}
-		if err := f.catalog.drop(r.ID); err != nil {
+		if err := f.catalog.Drop(r.ID); err != nil {
 			f.log.Warn("cannot forget a torn image", "image", r.ID, "err", err)
 		}
 		return l.Chain

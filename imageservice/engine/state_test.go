@@ -172,7 +172,7 @@ func TestTorn(t *testing.T) {
 			if _, err := e.Prepare(t.Context(), "c", got.ID); err != nil {
 				t.Error(err)
 			}
-			if what := e.pool.missing(e.catalog.records()[0]); what != "" {
+			if what := e.pool.missing(e.catalog.Records()[0]); what != "" {
 				t.Errorf("after pulling again there is no %s", what)
 			}
 		})
@@ -289,20 +289,6 @@ func TestCancelledPull(t *testing.T) {
 	}
 }
 
-func TestPattern(t *testing.T) {
-	for _, tc := range []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"a/b:1", "a/b:1", true}, {"a/b:1", "a/b:12", false}, {"a/*", "a/b:1", true}, {"*b*", "a/b:1", true}, {"*", "x", true},
-		{"a*a", "a", false}, {"a*c*e", "abcde", true}, {"a*c*e", "abde", false}, {"*:1", "a/b:1", true}, {"", "x", false},
-	} {
-		if got := pattern(tc.pattern, tc.name); got != tc.want {
-			t.Errorf("pattern(%q, %q) is %t", tc.pattern, tc.name, got)
-		}
-	}
-}
-
 // TestConcurrentKeys prepares and releases the same keys from many sides, while the image is removed and comes back.
 func TestConcurrentKeys(t *testing.T) {
 	e := open(t, Config{})
@@ -338,7 +324,7 @@ func TestConcurrentKeys(t *testing.T) {
 		}
 	})
 	group.Wait()
-	if what := e.pool.missing(e.catalog.records()[0]); what != "" {
+	if what := e.pool.missing(e.catalog.Records()[0]); what != "" {
 		t.Errorf("the image lost its %s", what)
 	}
 	if err := errors.Join(e.Retain(t.Context(), nil), e.Remove(t.Context(), "x")); err != nil {

@@ -11,7 +11,7 @@ import (
 
 // FSInfo reports the file systems of images and of writable layers.
 func (e *Engine) FSInfo(ctx context.Context) (images, containers imageservice.FSInfo, err error) {
-	images = imageservice.FSInfo{Mountpoint: e.cfg.Root, Used: e.catalog.usage()}
+	images = imageservice.FSInfo{Mountpoint: e.cfg.Root, Used: e.catalog.Usage()}
 	containers = imageservice.FSInfo{Mountpoint: e.rootfs.roots.Dir(), Used: imageservice.Usage{Time: time.Now()}}
 	for _, key := range e.rootfs.keys() {
 		u, err := e.rootfs.measure(ctx, key)
@@ -25,28 +25,6 @@ func (e *Engine) FSInfo(ctx context.Context) (images, containers imageservice.FS
 		containers.Used.Inodes += u.Inodes
 	}
 	return images, containers, nil
-}
-
-// usage adds up blobs and unpacked layers, each once.
-func (c *catalog) usage() imageservice.Usage {
-	u := imageservice.Usage{Time: time.Now()}
-	seen := map[string]bool{}
-	once := func(key string, bytes, inodes int64) {
-		if !seen[key] {
-			seen[key] = true
-			u.Bytes += bytes
-			u.Inodes += inodes
-		}
-	}
-	for _, r := range c.records() {
-		for _, b := range r.Blobs() {
-			once(b.Digest.String(), b.Size, 1)
-		}
-		for _, l := range r.Layers {
-			once(l.Dir, l.Bytes, l.Inodes)
-		}
-	}
-	return u
 }
 
 // usageCache keeps measured usages for a while: walking a large writable layer is costly and callers ask often.

@@ -1,12 +1,15 @@
-package engine
+// Package catalog is every image of the node, in memory and on disk, by all the names that mean it.
+package catalog
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -14,9 +17,9 @@ import (
 	"github.com/skiff-node/skiff/imageservice/record"
 )
 
-// catalog is every image of the node, in memory and on disk. Reads never touch the disk. Records are immutable; a
+// Catalog is every image of the node, in memory and on disk. Reads never touch the disk. Records are immutable; a
 // change replaces them.
-type catalog struct {
+type Catalog struct {
 	store  *record.Store
 	pinned []string
 
@@ -27,8 +30,9 @@ type catalog struct {
 	list   []imageservice.Image     // ordered by id
 }
 
-func newCatalog(store *record.Store, pinned []string, images []*record.Image) *catalog {
-	c := &catalog{store: store, pinned: pinned, byID: map[digest.Digest]*record.Image{}}
+// New makes a catalog of the images whose records are in the store.
+func New(store *record.Store, pinned []string, images []*record.Image) *Catalog {
+	c := &Catalog{store: store, pinned: normalised(pinned), byID: map[digest.Digest]*record.Image{}}
 	for _, r := range images {
 		c.byID[r.ID] = r
 	}
@@ -37,7 +41,7 @@ func newCatalog(store *record.Store, pinned []string, images []*record.Image) *c
 }
 
 // index rebuilds what is derived from byID. Where a crash left one tag on two images the later one has it.
-func (c *catalog) index() {
+func (c *Catalog) index() {
 	all := make([]*record.Image, 0, len(c.byID))
 	for _, r := range c.byID {
 		all = append(all, r)
@@ -63,7 +67,7 @@ func (c *catalog) index() {
 }
 
 // public is the image as the contract shows it.
-func (c *catalog) public(r *record.Image, names map[string]digest.Digest) imageservice.Image {
+func (c *Catalog) public(r *record.Image, names map[string]digest.Digest) imageservice.Image {
 	img := imageservice.Image{
 		ID: r.ID.String(), Size: r.Size(), RepoDigests: slices.Clone(r.Digests), Config: r.Runtime, Annotations: r.Annotations,
 	}
@@ -81,8 +85,8 @@ func (c *catalog) public(r *record.Image, names map[string]digest.Digest) images
 	return img
 }
 
-// find returns the record that ref means.
-func (c *catalog) find(ref string) (*record.Image, error) {
+// Find returns the record that ref means.
+func (c *Catalog) Find(ref string) (*record.Image, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if r, ok := c.byID[digest.Digest(ref)]; ok {
@@ -91,9 +95,9 @@ func (c *catalog) find(ref string) (*record.Image, error) {
 	if id, ok := c.names[ref]; ok {
 		return c.byID[id], nil
 	}
-	n, nameErr := parseName(ref)
+	n, nameErr := ParseName(ref)
 	if nameErr == nil {
-		if id, ok := c.names[n.full]; ok {
+		if id, ok := c.names[n.Full]; ok {
 			return c.byID[id], nil
 		}
 	}
@@ -108,7 +112,7 @@ func (c *catalog) find(ref string) (*record.Image, error) {
 }
 
 // prefix finds the one image whose id begins with the digits.
-func (c *catalog) prefix(ref, digits string) (*record.Image, error) {
+func (c *Catalog) prefix(ref, digits string) (*record.Image, error) {
 	var found *record.Image
 	for id, r := range c.byID {
 		if !strings.HasPrefix(id.Encoded(), digits) {
@@ -125,16 +129,17 @@ func (c *catalog) prefix(ref, digits string) (*record.Image, error) {
 	return found, nil
 }
 
-// get returns the image that ref means.
-func (c *catalog) get(ref string) (imageservice.Image, error) {
-	r, err := c.find(ref)
+// Get returns the image that ref means.
+func (c *Catalog) Get(ref string) (imageservice.Image, error) {
+	r, err := c.Find(ref)
 	if err != nil {
 		return imageservice.Image{}, err
 	}
-	return c.image(r.ID)
+	return c.Image(r.ID)
 }
 
-func (c *catalog) image(id digest.Digest) (imageservice.Image, error) {
+// Image returns the image with that id.
+func (c *Catalog) Image(id digest.Digest) (imageservice.Image, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	i, ok := slices.BinarySearchFunc(c.list, id.String(), func(img imageservice.Image, id string) int {
@@ -146,8 +151,8 @@ func (c *catalog) image(id digest.Digest) (imageservice.Image, error) {
 	return clone(c.list[i]), nil
 }
 
-// images returns all images, ordered by id.
-func (c *catalog) images() []imageservice.Image {
+// All returns all images, ordered by id.
+func (c *Catalog) All() []imageservice.Image {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	out := make([]imageservice.Image, len(c.list))
@@ -163,8 +168,8 @@ func clone(img imageservice.Image) imageservice.Image {
 	return img
 }
 
-// records returns every record.
-func (c *catalog) records() []*record.Image {
+// Records returns every record.
+func (c *Catalog) Records() []*record.Image {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	out := make([]*record.Image, 0, len(c.byID))
@@ -174,12 +179,12 @@ func (c *catalog) records() []*record.Image {
 	return out
 }
 
-// put adds an image, or the names of it to the image that is there, and takes its tags off every other.
-func (c *catalog) put(r *record.Image) error {
+// Put adds an image, or the names of it to the image that is there, and takes its tags off every other.
+func (c *Catalog) Put(r *record.Image) error {
 	c.change.Lock()
 	defer c.change.Unlock()
 	changed := []*record.Image{}
-	for _, old := range c.records() {
+	for _, old := range c.Records() {
 		switch {
 		case old.ID == r.ID:
 			r = merge(old, r)
@@ -207,8 +212,8 @@ func (c *catalog) put(r *record.Image) error {
 // merge is the new record with the names of both.
 func merge(old, r *record.Image) *record.Image {
 	m := *r
-	m.Tags = union(old.Tags, r.Tags)
-	m.Digests = union(old.Digests, r.Digests)
+	m.Tags = Union(old.Tags, r.Tags)
+	m.Digests = Union(old.Digests, r.Digests)
 	m.Origins = mergeOrigins(old.Origins, r.Origins)
 	return &m
 }
@@ -227,14 +232,15 @@ func mergeOrigins(old, more []record.Origin) []record.Origin {
 	return all[max(0, len(all)-maxOrigins):]
 }
 
-func union(a, b []string) []string {
+// Union is the names of both, each once, in order.
+func Union(a, b []string) []string {
 	all := slices.Concat(a, b)
 	slices.Sort(all)
 	return slices.Compact(all)
 }
 
-// drop removes an image with all its names.
-func (c *catalog) drop(id digest.Digest) error {
+// Drop removes an image with all its names.
+func (c *Catalog) Drop(id digest.Digest) error {
 	c.change.Lock()
 	defer c.change.Unlock()
 	if err := c.store.Delete(id); err != nil {
@@ -245,4 +251,80 @@ func (c *catalog) drop(id digest.Digest) error {
 	delete(c.byID, id)
 	c.index()
 	return nil
+}
+
+// Known reports whether announcing the record would change nothing.
+func (c *Catalog) Known(r *record.Image) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	old, ok := c.byID[r.ID]
+	if !ok || old.Manifest.Digest != r.Manifest.Digest || !slices.Equal(old.Dirs(), r.Dirs()) || len(mergeOrigins(old.Origins, r.Origins)) != len(old.Origins) {
+		return false
+	}
+	for _, n := range slices.Concat(r.Tags, r.Digests) {
+		if c.names[n] != r.ID {
+			return false
+		}
+	}
+	return true
+}
+
+// Publish returns the images with those ids.
+func (c *Catalog) Publish(ids []digest.Digest) ([]imageservice.Image, error) {
+	out := make([]imageservice.Image, 0, len(ids))
+	for _, id := range ids {
+		img, err := c.Image(id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, img)
+	}
+	return out, nil
+}
+
+// ForgetTorn deletes the records that did not make it into the catalog, unless they are of another version.
+func (c *Catalog) ForgetTorn() error {
+	records, _, err := c.store.Load()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range records {
+		if _, err := c.Find(r.ID.String()); err != nil {
+			errs = append(errs, c.store.Delete(r.ID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Usage adds up blobs and unpacked layers, each once.
+func (c *Catalog) Usage() imageservice.Usage {
+	u := imageservice.Usage{Time: time.Now()}
+	seen := map[string]bool{}
+	once := func(key string, bytes, inodes int64) {
+		if !seen[key] {
+			seen[key] = true
+			u.Bytes += bytes
+			u.Inodes += inodes
+		}
+	}
+	for _, r := range c.Records() {
+		for _, b := range r.Blobs() {
+			once(b.Digest.String(), b.Size, 1)
+		}
+		for _, l := range r.Layers {
+			once(l.Dir, l.Bytes, l.Inodes)
+		}
+	}
+	return u
+}
+
+// Pin changes what is pinned.
+func (c *Catalog) Pin(patterns []string) {
+	c.change.Lock()
+	defer c.change.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pinned = normalised(patterns)
+	c.index()
 }

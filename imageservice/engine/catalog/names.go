@@ -1,4 +1,4 @@
-package engine
+package catalog
 
 import (
 	"fmt"
@@ -11,37 +11,38 @@ import (
 	"github.com/skiff-node/skiff/imageservice"
 )
 
-// name is a normalised reference: "busybox" is docker.io/library/busybox:latest. With a digest the tag is dropped,
+// Name is a normalised reference: "busybox" is docker.io/library/busybox:latest. With a digest the tag is dropped,
 // as everywhere: the digest decides.
-type name struct {
-	repository string // docker.io/library/busybox
-	full       string // with tag or digest
-	digest     digest.Digest
+type Name struct {
+	Repository string // docker.io/library/busybox
+	Full       string // with tag or digest
+	Digest     digest.Digest
 }
 
-// parseName normalises a reference.
-func parseName(ref string) (name, error) {
+// ParseName normalises a reference.
+func ParseName(ref string) (Name, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
-		return name{}, fmt.Errorf("%w: %q: %w", imageservice.ErrInvalidReference, ref, err)
+		return Name{}, fmt.Errorf("%w: %q: %w", imageservice.ErrInvalidReference, ref, err)
 	}
-	n := name{repository: named.Name(), full: named.String()}
+	n := Name{Repository: named.Name(), Full: named.String()}
 	if d, ok := named.(reference.Digested); ok {
-		n.digest = d.Digest()
+		n.Digest = d.Digest()
 	}
 	return n, nil
 }
 
-// tags and digests are what an image pulled under n with that target is called.
-func (n name) tags() []string {
-	if n.digest != "" {
+// Tags and Digests are what an image pulled under n with that target is called.
+func (n Name) Tags() []string {
+	if n.Digest != "" {
 		return nil
 	}
-	return []string{n.full}
+	return []string{n.Full}
 }
 
-func (n name) digests(target digest.Digest) []string {
-	return []string{n.repository + "@" + target.String()}
+// Digests are the names by digest.
+func (n Name) Digests(target digest.Digest) []string {
+	return []string{n.Repository + "@" + target.String()}
 }
 
 // idPrefix is a shortened image id, as crictl takes it.
@@ -53,6 +54,18 @@ func matchID(ref string) (string, bool) {
 		return "", false
 	}
 	return strings.TrimPrefix(ref, "sha256:"), true
+}
+
+// normalised are patterns as people write them, with those that are no patterns but names in full.
+func normalised(patterns []string) []string {
+	out := make([]string, 0, len(patterns))
+	for _, p := range patterns {
+		if n, err := ParseName(p); err == nil && !strings.Contains(p, "*") {
+			p = n.Full
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 // pattern matches names of pinned images: "*" stands for any run of characters.
