@@ -166,21 +166,23 @@ type User struct {
 
 // Container is a container as it is.
 type Container struct {
-	ID         string
-	SandboxID  string
-	Config     ContainerConfig
-	ImageID    string // the image's id, "sha256:…"
-	LogPath    string // absolute
-	User       User
-	StopSignal string
-	State      ContainerState
-	CreatedAt  time.Time
-	StartedAt  time.Time
-	FinishedAt time.Time
-	Pid        int
-	ExitCode   int
-	Reason     string
-	Message    string
+	ID        string
+	SandboxID string
+	Config    ContainerConfig
+	ImageID   string // the image's id, "sha256:…"
+	// VolumeImages are the ids of the images of Config.ImageVolumes.
+	VolumeImages []string
+	LogPath      string // absolute
+	User         User
+	StopSignal   string
+	State        ContainerState
+	CreatedAt    time.Time
+	StartedAt    time.Time
+	FinishedAt   time.Time
+	Pid          int
+	ExitCode     int
+	Reason       string
+	Message      string
 }
 
 // ImageVolumes are the mounts that are images.

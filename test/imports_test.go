@@ -45,6 +45,7 @@ var owners = map[string][]string{
 	"k8s.io/kubectl":                              {"cmd/skiff"},
 	"github.com/containerd/containerd/v2/core":    {"imageservice"},
 	"github.com/containerd/containerd/v2/plugins": {"imageservice"},
+	"tags.cncf.io/container-device-interface":     {"runtimeservice/cdi"},
 	"github.com/google/go-containerregistry":      {"test/images", "imageservice"},
 }
 

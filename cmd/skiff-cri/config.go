@@ -35,6 +35,7 @@ type Config struct {
 	Cgroup       string             `toml:"cgroup"`
 	CgroupParent string             `toml:"cgroup_parent"`
 	SeccompDir   string             `toml:"seccomp_dir"`
+	CDIDirs      []string           `toml:"cdi_spec_dirs"`
 	Keeper       string             `toml:"keeper"`
 	KeeperLog    string             `toml:"keeper_log"`
 	LogLevel     slog.Level         `toml:"log_level"`

@@ -86,8 +86,8 @@ func newHost(t testing.TB) *host {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(run, unix.MNT_DETACH) })
 	h.config = filepath.Join(h.dir, "cri.toml")
-	text := fmt.Sprintf("root = %q\nrun_dir = %q\ncgroup = %q\nkeeper = %q\nlog_level = \"debug\"\n[network]\ncni_conf_dir = %q\n",
-		filepath.Join(h.dir, "lib"), run, h.cgroup, keeperBinary, filepath.Join(h.dir, "cni"))
+	text := fmt.Sprintf("root = %q\nrun_dir = %q\ncgroup = %q\nkeeper = %q\ncdi_spec_dirs = [%q]\nlog_level = \"debug\"\n[network]\ncni_conf_dir = %q\n",
+		filepath.Join(h.dir, "lib"), run, h.cgroup, keeperBinary, filepath.Join(h.dir, "cdi"), filepath.Join(h.dir, "cni"))
 	for name, binary := range foreign {
 		if path, err := exec.LookPath(binary); err == nil {
 			text += fmt.Sprintf("[runtimes.%s]\npath = %q\n", name, path)
@@ -218,7 +218,7 @@ func (h *host) load() {
 		{Name: "etc/group", Body: "root:x:0:\ncrew:x:5000:alice\n"},
 		{Name: "tmp/", Mode: 0o1777}, {Name: "proc/"}, {Name: "sys/"}, {Name: "dev/"}, {Name: "www/"}, {Name: "www/index.html", Body: "ahoy\n"},
 	}
-	for _, applet := range []string{"sh", "sleep", "cat", "echo", "id", "hostname", "httpd", "ls", "kill", "true", "false", "head", "tr", "ps", "wget", "stty", "tty", "stat", "touch", "chown", "mkdir", "mount", "grep", "nproc"} {
+	for _, applet := range []string{"sh", "sleep", "cat", "echo", "id", "hostname", "httpd", "ls", "kill", "true", "false", "head", "tr", "ps", "wget", "stty", "tty", "stat", "touch", "cut", "sort", "chown", "mkdir", "mount", "grep", "nproc"} {
 		files = append(files, imagetest.File{Name: "bin/" + applet, Type: '2', Link: "busybox"})
 	}
 	image, err := imagetest.Build(imagetest.Spec{

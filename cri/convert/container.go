@@ -21,6 +21,10 @@ func ContainerConfig(c *cri.ContainerConfig) (runtimeservice.ContainerConfig, er
 		return out, invalid("config.metadata.name", "is missing")
 	case c.GetImage().GetImage() == "":
 		return out, invalid("config.image", "is missing")
+	case c.GetWorkingDir() != "" && !path.IsAbs(c.GetWorkingDir()):
+		return out, invalid("config.working_dir", "%q is not an absolute path", c.GetWorkingDir())
+	case c.GetStdinOnce() && !c.GetStdin():
+		return out, invalid("config.stdin_once", "needs stdin")
 	}
 	mounts, err := mounts(c.GetMounts())
 	if err != nil {
@@ -56,15 +60,33 @@ func ContainerConfig(c *cri.ContainerConfig) (runtimeservice.ContainerConfig, er
 		Resources:   Resources(c.GetLinux().GetResources()),
 		Security:    security,
 	}
-	for _, d := range c.GetDevices() {
+	for i, d := range c.GetDevices() {
+		if err := checkDevice(fmt.Sprintf("config.devices[%d]", i), d); err != nil {
+			return out, err
+		}
 		out.Devices = append(out.Devices, runtimeservice.Device{
 			ContainerPath: d.GetContainerPath(), HostPath: d.GetHostPath(), Permissions: d.GetPermissions(),
 		})
 	}
-	for _, d := range c.GetCDIDevices() {
+	for i, d := range c.GetCDIDevices() {
+		if d.GetName() == "" {
+			return out, invalid(fmt.Sprintf("config.CDI_devices[%d].name", i), "is empty")
+		}
 		out.CDIDevices = append(out.CDIDevices, d.GetName())
 	}
 	return out, nil
+}
+
+func checkDevice(field string, d *cri.Device) error {
+	switch {
+	case d.GetHostPath() == "":
+		return invalid(field+".host_path", "is empty")
+	case !path.IsAbs(d.GetContainerPath()):
+		return invalid(field+".container_path", "%q is not an absolute path", d.GetContainerPath())
+	case strings.Trim(d.GetPermissions(), "rwm") != "":
+		return invalid(field+".permissions", "%q is not made of r, w and m", d.GetPermissions())
+	}
+	return nil
 }
 
 func image(s *cri.ImageSpec) runtimeservice.Image {
@@ -104,8 +126,21 @@ func mounts(in []*cri.Mount) ([]runtimeservice.Mount, error) {
 			return nil, invalid(field+".container_path", "is empty")
 		case m.GetHostPath() == "" && m.GetImage() == nil:
 			return nil, invalid(field+".host_path", "is empty")
+		case m.GetHostPath() != "" && m.GetImage() != nil:
+			return nil, invalid(field+".host_path", "must not be set beside image")
+		case m.GetImage() != nil && m.GetImage().GetImage() == "":
+			return nil, invalid(field+".image.image", "is empty")
+		case m.GetImage() != nil && !m.GetReadonly():
+			return nil, invalid(field+".readonly", "must be set: images are mounted read-only")
+		case m.GetImage() == nil && m.GetImageSubPath() != "":
+			return nil, invalid(field+".image_sub_path", "needs image")
+		case (len(m.GetUidMappings()) == 0) != (len(m.GetGidMappings()) == 0):
+			return nil, invalid(field, "uidMappings and gidMappings go together")
 		case m.GetRecursiveReadOnly() && (!m.GetReadonly() || propagation != runtimeservice.PropagationPrivate):
 			return nil, invalid(field+".recursive_read_only", "needs readonly and private propagation")
+		}
+		if err := mountOptions(field, m.GetMountOptions()); err != nil {
+			return nil, err
 		}
 		mount := runtimeservice.Mount{
 			ContainerPath:     path.Join("/", m.GetContainerPath()),
@@ -128,7 +163,22 @@ func mounts(in []*cri.Mount) ([]runtimeservice.Mount, error) {
 	return out, nil
 }
 
-func criMounts(in []runtimeservice.Mount) []*cri.Mount {
+// mountOptions allows what makes a bind mount do less (KEP-5855). What a mount is, whether it can be written and where
+// it propagates are said by other fields.
+func mountOptions(field string, options []string) error {
+	for i, o := range options {
+		switch o {
+		case "noexec", "nodev", "nosuid", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow":
+		default:
+			return invalid(fmt.Sprintf("%s.mount_options[%d]", field, i),
+				"%q is none of noexec, nodev, nosuid, noatime, nodiratime, relatime, strictatime, nosymfollow", o)
+		}
+	}
+	return nil
+}
+
+// criMounts adds the ids of the images that are mounted, in order.
+func criMounts(in []runtimeservice.Mount, images []string) []*cri.Mount {
 	var out []*cri.Mount
 	for _, m := range in {
 		mount := &cri.Mount{
@@ -144,6 +194,9 @@ func criMounts(in []runtimeservice.Mount) []*cri.Mount {
 		}
 		if m.Image != nil {
 			mount.Image = imageSpec(*m.Image)
+			if len(images) > 0 {
+				mount.Image.ImageRef, images = images[0], images[1:]
+			}
 		}
 		out = append(out, mount)
 	}
@@ -214,7 +267,7 @@ func ContainerStatus(c runtimeservice.Container) *cri.ContainerStatus {
 		Message:     c.Message,
 		Labels:      c.Config.Labels,
 		Annotations: c.Config.Annotations,
-		Mounts:      criMounts(c.Config.Mounts),
+		Mounts:      criMounts(c.Config.Mounts, c.VolumeImages),
 		LogPath:     c.LogPath,
 		Resources:   &cri.ContainerResources{Linux: criResources(c.Config.Resources)},
 		User: &cri.ContainerUser{Linux: &cri.LinuxContainerUser{

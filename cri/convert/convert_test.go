@@ -101,7 +101,7 @@ func TestContainerRefusals(t *testing.T) {
 		"any byte in env": {func(c *cri.ContainerConfig) { c.Envs = []*cri.KeyValue{{Key: "A", Value: []byte{0xff, '\n'}}} }, true},
 		"NUL in env":      {func(c *cri.ContainerConfig) { c.Envs = []*cri.KeyValue{{Key: "A", Value: []byte{0}}} }, false},
 		"mount":           {mount(&cri.Mount{ContainerPath: "/a", HostPath: "/b"}), true},
-		"image mount":     {mount(&cri.Mount{ContainerPath: "/a", Image: &cri.ImageSpec{Image: "x"}}), true},
+		"image mount":     {mount(&cri.Mount{ContainerPath: "/a", Readonly: true, Image: &cri.ImageSpec{Image: "x"}}), true},
 		"no host path":    {mount(&cri.Mount{ContainerPath: "/a"}), false},
 		"rro":             {mount(&cri.Mount{ContainerPath: "/a", HostPath: "/b", Readonly: true, RecursiveReadOnly: true}), true},
 		"rro but rw":      {mount(&cri.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true}), false},

@@ -5,6 +5,7 @@ package convert
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -25,6 +26,9 @@ func SandboxConfig(c *cri.PodSandboxConfig, handler string) (runtimeservice.Sand
 	m := c.GetMetadata()
 	if m == nil {
 		return out, invalid("config.metadata", "is missing")
+	}
+	if err := names(c); err != nil {
+		return out, err
 	}
 	ports, err := portMappings(c.GetPortMappings())
 	if err != nil {
@@ -51,6 +55,22 @@ func SandboxConfig(c *cri.PodSandboxConfig, handler string) (runtimeservice.Sand
 		Resources:    optionalResources(c.GetLinux().GetResources()),
 		Security:     security,
 	}, nil
+}
+
+// names checks what ends up in the host name and in the lines of resolv.conf.
+func names(c *cri.PodSandboxConfig) error {
+	if h := c.GetHostname(); len(h) > 64 || strings.ContainsAny(h, " \t\n\x00/") {
+		return invalid("config.hostname", "%q is no host name of at most 64 bytes", h)
+	}
+	d := c.GetDnsConfig()
+	for field, list := range map[string][]string{"servers": d.GetServers(), "searches": d.GetSearches(), "options": d.GetOptions()} {
+		for i, word := range list {
+			if word == "" || strings.ContainsAny(word, " \t\n\x00") {
+				return invalid(fmt.Sprintf("config.dns_config.%s[%d]", field, i), "%q is not one word", word)
+			}
+		}
+	}
+	return nil
 }
 
 func dns(d *cri.DNSConfig) *runtimeservice.DNS {

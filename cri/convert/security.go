@@ -1,6 +1,8 @@
 package convert
 
 import (
+	"fmt"
+	"math"
 	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -50,6 +52,14 @@ func userNamespace(u *cri.UserNamespace, out *runtimeservice.Namespaces) error {
 	case u.GetUids()[0].GetContainerId() != 0 || u.GetGids()[0].GetContainerId() != 0:
 		return invalid("userns_options", "the mapping must include id 0 of the container")
 	}
+	for field, m := range map[string]*cri.IDMapping{"uids": u.GetUids()[0], "gids": u.GetGids()[0]} {
+		switch last := uint64(m.GetHostId()) + uint64(m.GetLength()); {
+		case m.GetLength() == 0:
+			return invalid("userns_options."+field, "the mapping is empty")
+		case last > math.MaxUint32:
+			return invalid("userns_options."+field, "%d ids from %d on are more than there are", m.GetLength(), m.GetHostId())
+		}
+	}
 	out.UserPod, out.UIDs, out.GIDs = true, idMappings(u.GetUids()), idMappings(u.GetGids())
 	return nil
 }
@@ -93,6 +103,9 @@ func sandboxSecurity(s *cri.LinuxSandboxSecurityContext) (runtimeservice.Sandbox
 	if err != nil {
 		return runtimeservice.SandboxSecurity{}, err
 	}
+	if err := identity(s.GetRunAsUser(), s.GetRunAsGroup(), s.GetSupplementalGroups(), s.GetSupplementalGroupsPolicy()); err != nil {
+		return runtimeservice.SandboxSecurity{}, err
+	}
 	if s.GetRunAsGroup() != nil && s.GetRunAsUser() == nil {
 		return runtimeservice.SandboxSecurity{}, invalid("security_context.run_as_group", "needs run_as_user")
 	}
@@ -118,8 +131,35 @@ func sandboxSecurity(s *cri.LinuxSandboxSecurityContext) (runtimeservice.Sandbox
 	}, nil
 }
 
+// identity checks who the processes shall be.
+func identity(user, group *cri.Int64Value, groups []int64, policy cri.SupplementalGroupsPolicy) error {
+	for field, v := range map[string]*cri.Int64Value{"run_as_user": user, "run_as_group": group} {
+		if v != nil && !isID(v.GetValue()) {
+			return invalid("security_context."+field, "%d is no id", v.GetValue())
+		}
+	}
+	for i, g := range groups {
+		if !isID(g) {
+			return invalid(fmt.Sprintf("security_context.supplemental_groups[%d]", i), "%d is no id", g)
+		}
+	}
+	if _, ok := cri.SupplementalGroupsPolicy_name[int32(policy)]; !ok {
+		return invalid("security_context.supplemental_groups_policy", "unknown value %d", policy)
+	}
+	return nil
+}
+
+// isID: the largest 32-bit number stands for "none" (credentials(7)).
+func isID(v int64) bool { return v >= 0 && v < math.MaxUint32 }
+
 func containerSecurity(s *cri.LinuxContainerSecurityContext) (runtimeservice.ContainerSecurity, error) {
 	out := runtimeservice.ContainerSecurity{}
+	if err := identity(s.GetRunAsUser(), s.GetRunAsGroup(), s.GetSupplementalGroups(), s.GetSupplementalGroupsPolicy()); err != nil {
+		return out, err
+	}
+	if s.GetRunAsUser() != nil && s.GetRunAsUsername() != "" {
+		return out, invalid("security_context.run_as_username", "run_as_user is set too; only one of them can be meant")
+	}
 	ns, err := namespaces(s.GetNamespaceOptions())
 	if err != nil {
 		return out, err

@@ -17,6 +17,7 @@ import (
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/network"
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/cdi"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
@@ -44,6 +45,8 @@ type Config struct {
 	Connect func(ctx context.Context) (link.Keeper, error)
 	// CgroupParent is the parent of the cgroups of pods whose request names none. Default "/skiff/pods".
 	CgroupParent string
+	// CDIDirs hold the descriptions of CDI devices. Default cdi.DefaultDirs.
+	CDIDirs []string
 	// SeccompDir is where localhost profiles given by a relative path are. Default /var/lib/kubelet/seccomp.
 	SeccompDir string
 	// Handlers are the runtime handlers. Default: the keeper's own alone.
@@ -71,6 +74,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.CgroupParent == "" {
 		cfg.CgroupParent = "/skiff/pods"
+	}
+	if len(cfg.CDIDirs) == 0 {
+		cfg.CDIDirs = cdi.DefaultDirs
 	}
 	if cfg.SeccompDir == "" {
 		cfg.SeccompDir = "/var/lib/kubelet/seccomp"

@@ -11,6 +11,8 @@ import (
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/bundle"
+	"github.com/skiff-node/skiff/runtimeservice/cdi"
+	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/podfiles"
 	"github.com/skiff-node/skiff/runtimeservice/rootfs"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
@@ -65,7 +67,7 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 	}
 	list[2].Do = func(context.Context) error { return c.mount(box, mounts, filepath.Join(dir, "rootfs")) }
 	for n, image := range rec.Container.Config.ImageVolumes() {
-		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, box, volume{id, n, image.Image.Ref}) }
+		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, o, box, volume{n, image.Image.Ref}) }
 	}
 	list[len(list)-2].Do = func(context.Context) error { return c.writeSpec(o, box, image) }
 	return list[:len(list)-1]
@@ -76,21 +78,22 @@ func volumeKey(id string, n int) string  { return id + "-volume-" + strconv.Itoa
 
 // volume is an image volume of a container, by its number.
 type volume struct {
-	container string
-	number    int
-	image     string
+	number int
+	image  string
 }
 
-func (c *containerParts) mountVolume(ctx context.Context, box sandboxRecord, v volume) error {
+func (c *containerParts) mountVolume(ctx context.Context, o *container, box sandboxRecord, v volume) error {
+	id := o.Record().Container.ID
 	image, err := c.cfg.Images.Get(ctx, v.image)
 	if err != nil {
 		return fmt.Errorf("%w: %w", runtimeservice.ErrImageVolume, err)
 	}
-	mounts, err := c.cfg.Images.View(ctx, volumeKey(v.container, v.number), image.ID)
+	mounts, err := c.cfg.Images.View(ctx, volumeKey(id, v.number), image.ID)
 	if err != nil {
 		return fmt.Errorf("%w: %w", runtimeservice.ErrImageVolume, err)
 	}
-	return c.mount(box, mounts, volumeDir(c.containerDir(v.container), v.number))
+	o.Set(func(r *containerRecord) { r.Container.VolumeImages = append(r.Container.VolumeImages, image.ID) })
+	return c.mount(box, mounts, volumeDir(c.containerDir(id), v.number))
 }
 
 // mount mounts the files of an image, with the ids of the pod's user namespace where it has one.
@@ -140,8 +143,14 @@ func (c *containerParts) writeSpec(o *container, box sandboxRecord, image images
 	if in.Profiles, err = spec.LoadProfiles(config.Security, c.cfg.SeccompDir); err != nil {
 		return err
 	}
+	if err := canMount(config, run); err != nil {
+		return err
+	}
 	built, err := spec.Build(in)
 	if err != nil {
+		return err
+	}
+	if err := cdi.Inject(built, config, c.cfg.CDIDirs); err != nil {
 		return err
 	}
 	if built, err = run.Adjust(built, in.Sandbox.Annotations, config.Annotations); err != nil {
@@ -149,6 +158,16 @@ func (c *containerParts) writeSpec(o *container, box sandboxRecord, image images
 	}
 	o.Set(func(r *containerRecord) { r.Container.User = user })
 	return bundle.Write(dir, built)
+}
+
+// canMount refuses what the handler cannot mount: a mount that shall be read-only below too must not be less.
+func canMount(config runtimeservice.ContainerConfig, run handler.Handler) error {
+	for i, m := range config.Mounts {
+		if m.RecursiveReadonly && (!run.Features.RecursiveReadOnly || !recursiveReadOnly()) {
+			return fmt.Errorf("config.mounts[%d].recursive_read_only: %w with handler %q", i, runtimeservice.ErrRecursiveReadOnly, run.Name)
+		}
+	}
+	return nil
 }
 
 // files are the sandbox's files; its shared memory is the host's with the host's IPC namespace.

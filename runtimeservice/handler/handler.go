@@ -58,7 +58,7 @@ type Set map[string]Handler
 // New checks the configured handlers, and asks each what it can do. One whose binary cannot be run is kept, with a
 // warning: its sandboxes fail, and the others do not.
 func New(ctx context.Context, configs map[string]Config, log *slog.Logger) (Set, error) {
-	set := Set{Default: {Name: Default, Features: Features{RecursiveReadOnly: true}}}
+	set := Set{Default: {Name: Default, Features: Features{RecursiveReadOnly: true, UserNamespaces: true}}}
 	for name, c := range configs {
 		h := Handler{Config: c, Name: name, Features: set[Default].Features}
 		if err := h.check(); err != nil {

@@ -65,7 +65,8 @@ func TestFind(t *testing.T) {
 	}
 	got := set.Describe(Features{RecursiveReadOnly: true, UserNamespaces: true})
 	want := []runtimeservice.Handler{
-		{Name: "", RecursiveReadOnlyMounts: true}, {Name: "crun"}, {Name: "kata"}, {Name: "runc", RecursiveReadOnlyMounts: true},
+		{Name: "", RecursiveReadOnlyMounts: true, UserNamespaces: true}, {Name: "crun"}, {Name: "kata"},
+		{Name: "runc", RecursiveReadOnlyMounts: true, UserNamespaces: true},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)

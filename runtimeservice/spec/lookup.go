@@ -106,9 +106,6 @@ func mountOf(table, path string) (point, optional string) {
 // Devices finds the devices that were asked for; a directory stands for all devices below it. A privileged container
 // gets all of the host's, unless its handler says otherwise.
 func Devices(c runtimeservice.ContainerConfig, noHostDevices bool) ([]specs.LinuxDevice, error) {
-	if len(c.CDIDevices) > 0 {
-		return nil, fmt.Errorf("CDI devices (%s): %w", strings.Join(c.CDIDevices, ", "), runtimeservice.ErrUnsupported)
-	}
 	var out []specs.LinuxDevice
 	if c.Security.Privileged && !noHostDevices {
 		all, err := devicesBelow("/dev", "/dev")
