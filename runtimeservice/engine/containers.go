@@ -288,7 +288,7 @@ func (c *containers) Container(_ context.Context, id string) (runtimeservice.Con
 	if err != nil {
 		return runtimeservice.Container{}, err
 	}
-	return o.Record().public(), nil
+	return o.Record().Public(), nil
 }
 
 // ListContainers implements runtimeservice.Containers. The newest is first.
@@ -296,7 +296,7 @@ func (c *containers) ListContainers(_ context.Context, f runtimeservice.Filter) 
 	var out []runtimeservice.Container
 	for _, o := range c.units.All() {
 		r := o.Record()
-		p := r.public()
+		p := r.Public()
 		if r.Phase != lifecycle.Creating && strings.HasPrefix(p.SandboxID, f.SandboxID) && f.Matches(p.ID, string(p.State), p.Config.Labels) {
 			out = append(out, p)
 		}

@@ -13,75 +13,19 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/flight"
 	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/hub"
-	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
+	"github.com/skiff-node/skiff/runtimeservice/record"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
 	"github.com/skiff-node/skiff/runtimeservice/table"
 	"github.com/skiff-node/skiff/runtimeservice/userns"
 )
 
-// sandboxRecord is what survives this process of a sandbox. It is enough to undo all of it.
-type sandboxRecord struct {
-	Sandbox    runtimeservice.Sandbox
-	Phase      lifecycle.Phase
-	Cgroup     string // the pod's cgroup
-	CgroupMade bool   // it did not exist before: it goes with the sandbox
-	Pause      bool   // there is a pause process that holds the pod's PID namespace
-}
-
-// containerRecord is what survives this process of a container.
-type containerRecord struct {
-	Container runtimeservice.Container
-	Phase     lifecycle.Phase
-	Cgroup    string
-	Volumes   int // root file systems of image volumes, by number
-}
-
 type (
-	sandbox   = table.Object[sandboxRecord]
-	container = table.Object[containerRecord]
+	sandboxRecord   = record.Sandbox
+	containerRecord = record.Container
+	sandbox         = table.Object[sandboxRecord]
+	container       = table.Object[containerRecord]
 )
-
-// Key, At and WithPhase make the records fit for a table.
-func (r sandboxRecord) Key() string         { return r.Sandbox.ID }
-func (r sandboxRecord) At() lifecycle.Phase { return r.Phase }
-func (r sandboxRecord) WithPhase(p lifecycle.Phase) sandboxRecord {
-	r.Phase = p
-	return r
-}
-
-func (r containerRecord) Key() string         { return r.Container.ID }
-func (r containerRecord) At() lifecycle.Phase { return r.Phase }
-func (r containerRecord) WithPhase(p lifecycle.Phase) containerRecord {
-	r.Phase = p
-	return r
-}
-
-// public is the sandbox as clients see it.
-func (r sandboxRecord) public() runtimeservice.Sandbox {
-	s := r.Sandbox
-	s.State = runtimeservice.SandboxNotReady
-	if r.Phase == lifecycle.Ready {
-		s.State = runtimeservice.SandboxReady
-	}
-	return s
-}
-
-// public is the container as clients see it. What is being removed ended before.
-func (r containerRecord) public() runtimeservice.Container {
-	c := r.Container
-	switch r.Phase {
-	case lifecycle.Created, lifecycle.Creating:
-		c.State = runtimeservice.ContainerCreated
-	case lifecycle.Running:
-		c.State = runtimeservice.ContainerRunning
-	case lifecycle.Exited, lifecycle.Removing:
-		c.State = runtimeservice.ContainerExited
-	default:
-		c.State = runtimeservice.ContainerUnknown
-	}
-	return c
-}
 
 // core is what the roles share: the objects, and the services below.
 type core struct {
@@ -133,11 +77,11 @@ func (c *core) notify(t runtimeservice.EventType, id, sandboxID string) {
 	c.hub.Publish(func() runtimeservice.Event {
 		e := runtimeservice.Event{ID: id, Type: t, At: now()}
 		if o, err := c.boxes.Find(sandboxID); err == nil {
-			s := o.Record().public()
+			s := o.Record().Public()
 			e.Sandbox = &s
 		}
 		for _, o := range c.containersOf(sandboxID) {
-			e.Containers = append(e.Containers, o.Record().public())
+			e.Containers = append(e.Containers, o.Record().Public())
 		}
 		return e
 	})

@@ -12,12 +12,12 @@ type measured struct{ *core }
 
 func asPod(o *sandbox) meters.Pod {
 	rec := o.Record()
-	return meters.Pod{Sandbox: rec.public(), Cgroup: filepath.Join("/", rec.Cgroup)}
+	return meters.Pod{Sandbox: rec.Public(), Cgroup: filepath.Join("/", rec.Cgroup)}
 }
 
 func asUnit(o *container) meters.Unit {
 	rec := o.Record()
-	return meters.Unit{Container: rec.public(), Cgroup: rec.Cgroup}
+	return meters.Unit{Container: rec.Public(), Cgroup: rec.Cgroup}
 }
 
 // Pod implements meters.Pods.

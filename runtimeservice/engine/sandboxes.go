@@ -233,7 +233,7 @@ func (s *sandboxes) Sandbox(_ context.Context, id string) (runtimeservice.Sandbo
 	if err != nil {
 		return runtimeservice.Sandbox{}, err
 	}
-	return o.Record().public(), nil
+	return o.Record().Public(), nil
 }
 
 // ListSandboxes implements runtimeservice.Sandboxes. The newest is first.
@@ -241,7 +241,7 @@ func (s *sandboxes) ListSandboxes(_ context.Context, f runtimeservice.Filter) ([
 	var out []runtimeservice.Sandbox
 	for _, o := range s.boxes.All() {
 		r := o.Record()
-		if p := r.public(); r.Phase != lifecycle.Creating && f.Matches(p.ID, string(p.State), p.Config.Labels) {
+		if p := r.Public(); r.Phase != lifecycle.Creating && f.Matches(p.ID, string(p.State), p.Config.Labels) {
 			out = append(out, p)
 		}
 	}
