@@ -15,11 +15,6 @@ import (
 
 const etcHosts = "/etc/hosts"
 
-// readOnly tells the volumes that containers may not write, whatever their mounts say.
-func readOnly(p *v1.Pod, name string) bool {
-	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool { return v.Name == name && volume.ReadOnly(&v.VolumeSource) })
-}
-
 // imageVolumes gets the images of the image volumes (KEP-4639) that the container mounts, by volume name. Its error is a
 // *Fault.
 func (r launch) imageVolumes(ctx context.Context, sandbox *cri.PodSandboxConfig) (map[string]*cri.ImageSpec, error) {
@@ -53,8 +48,9 @@ func (r launch) mount(ctx context.Context, index int, env []spec.Var, images map
 		mount.Image, mount.ImageSubPath, mount.Readonly = image, sub, true
 		return mount, nil
 	}
-	path, ok := req.Volumes[m.Name]
-	if !ok {
+	at, ok := req.Volumes[m.Name]
+	path := at.Path
+	if !ok || at.Device {
 		return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
 	}
 	if sub != "" {
@@ -64,8 +60,25 @@ func (r launch) mount(ctx context.Context, index int, env []spec.Var, images map
 		}
 	}
 	mount := spec.Mount(m, path)
-	mount.Readonly = mount.Readonly || readOnly(p, m.Name)
+	mount.Readonly = mount.Readonly || at.ReadOnly
 	return mount, nil
+}
+
+// devices lists the raw block devices of the container.
+func devices(volumes map[string]volume.Place, c *v1.Container) ([]*cri.Device, error) {
+	var list []*cri.Device
+	for _, d := range c.VolumeDevices {
+		at, ok := volumes[d.Name]
+		if !ok || !at.Device {
+			return nil, fmt.Errorf("cannot find volume %q to pass into container %q", d.Name, c.Name)
+		}
+		permissions := "mrw"
+		if at.ReadOnly {
+			permissions = "r"
+		}
+		list = append(list, &cri.Device{HostPath: at.Path, ContainerPath: d.DevicePath, Permissions: permissions})
+	}
+	return list, nil
 }
 
 // mounts lists the container's volumes, its hosts file and its place for last words.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+	"github.com/skiff-node/skiff/kubelet/volume"
 )
 
 // Fault is why a container could not be started. Reason is what the pod's status shows.
@@ -45,7 +46,7 @@ type Request struct {
 	CgroupParent string
 	IPs          []string
 	// Volumes by name: where each is on the host.
-	Volumes map[string]string
+	Volumes map[string]volume.Place
 }
 
 // StartContainer gets the image, creates and starts the container, and runs its postStart hook. It returns a *Fault when
@@ -130,6 +131,9 @@ func (r launch) config(ctx context.Context, image *cri.Image, volumes map[string
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
 	}
 	if in.Mounts, err = r.mounts(ctx, env, volumes); err != nil {
+		return nil, err
+	}
+	if in.Devices, err = devices(req.Volumes, c); err != nil {
 		return nil, err
 	}
 	return spec.Container(r.cfg.Node, in)

@@ -17,12 +17,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// refreshTime bounds one look at the live volumes of a pod.
+const refreshTime = 30 * time.Second
+
 // Config is what a Manager needs.
 type Config struct {
 	// Root is the kubelet's directory, /var/lib/skiff/kubelet on a node.
 	Root string
 	// Kinds are asked in order.
 	Kinds []Kind
+	// Claims answers for persistentVolumeClaim and ephemeral volumes. Nil refuses them: there is no API server.
+	Claims Claims
 	// Period is how often the content of live volumes is checked; 0 means 60 s, upstream's sync frequency.
 	Period time.Duration
 	// Log receives failures of refreshes. May be nil.
@@ -44,6 +49,9 @@ type Manager struct {
 type podState struct {
 	busy chan struct{}
 	pod  *v1.Pod // the latest version that was set up; nil when nothing is to be refreshed
+	// claims are those found so far, by the name of the pod's volume. A container that is started again needs no API
+	// server for them. Guarded by busy.
+	claims map[string]*Claimed
 }
 
 // New returns a manager of the pods below cfg.Root, which need not exist yet.
@@ -69,9 +77,9 @@ func (m *Manager) Dir(uid types.UID, kind, volume string) string {
 	return filepath.Join(m.PodDir(uid), "volumes", "kubernetes.io~"+kind, volume)
 }
 
-// Setup makes each volume of the pod that needs anything made and returns their host paths by volume name. Image
-// volumes are left out: the runtime mounts them. All failures are returned together, each a *SetupError.
-func (m *Manager) Setup(ctx context.Context, pod *v1.Pod) (map[string]string, error) {
+// Setup makes each volume of the pod that needs anything made and returns their places by volume name. Image
+// volumes are left out: the runtime mounts them. All failures are returned together, each a *SetupError; see Failures.
+func (m *Manager) Setup(ctx context.Context, pod *v1.Pod) (map[string]Place, error) {
 	if err := validUID(pod.UID); err != nil {
 		return nil, err
 	}
@@ -83,43 +91,8 @@ func (m *Manager) Setup(ctx context.Context, pod *v1.Pod) (map[string]string, er
 	m.mu.Lock()
 	state.pod = pod
 	m.mu.Unlock()
-	return m.setup(ctx, pod, func(Kind) bool { return true })
-}
-
-// setup sets up those volumes whose kind is wanted.
-func (m *Manager) setup(ctx context.Context, pod *v1.Pod, wanted func(Kind) bool) (map[string]string, error) {
-	paths := map[string]string{}
-	var failed []error
-	for i := range pod.Spec.Volumes {
-		vol := &pod.Spec.Volumes[i]
-		if vol.Image != nil {
-			continue
-		}
-		kind := m.kind(vol)
-		if kind == nil {
-			failed = append(failed, &SetupError{vol.Name, fmt.Errorf("%s: %w by this kubelet", SourceName(&vol.VolumeSource), ErrUnsupported)})
-			continue
-		}
-		if !wanted(kind) {
-			continue
-		}
-		path, err := kind.Setup(ctx, Request{Pod: pod, Volume: vol, Dir: m.Dir(pod.UID, kind.Name(), vol.Name)})
-		if err != nil {
-			failed = append(failed, &SetupError{vol.Name, err})
-			continue
-		}
-		paths[vol.Name] = path
-	}
-	return paths, errors.Join(failed...)
-}
-
-func (m *Manager) kind(vol *v1.Volume) Kind {
-	for _, k := range m.cfg.Kinds {
-		if k.Handles(&vol.VolumeSource) {
-			return k
-		}
-	}
-	return nil
+	s := &setup{cfg: &m.cfg, pod: pod, state: state, dir: m.Dir}
+	return s.all(ctx, false)
 }
 
 // Update takes in a newer version of a pod whose volumes are set up. Its live volumes are looked at soon when its labels or
@@ -196,7 +169,7 @@ func (m *Manager) takeDirty() []types.UID {
 }
 
 func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, refreshTime)
 	defer cancel()
 	m.mu.Lock()
 	known := m.pods[uid] != nil
@@ -215,7 +188,8 @@ func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
 	if pod == nil {
 		return nil
 	}
-	_, err = m.setup(ctx, pod, func(k Kind) bool { _, live := k.(Live); return live })
+	s := &setup{cfg: &m.cfg, pod: pod, state: state, dir: m.Dir}
+	_, err = s.all(ctx, true)
 	return err
 }
 
@@ -233,6 +207,13 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	m.mu.Lock()
 	state.pod = nil
 	m.mu.Unlock()
+	for _, k := range m.cfg.Kinds {
+		if r, ok := k.(Releaser); ok {
+			if err := r.Release(ctx, uid, filepath.Dir(m.Dir(uid, k.Name(), "any"))); err != nil {
+				return fmt.Errorf("tear down the volumes of pod %s: %w", uid, err)
+			}
+		}
+	}
 	if err := remove(m.PodDir(uid)); err != nil {
 		return fmt.Errorf("tear down the volumes of pod %s: %w", uid, err)
 	}
@@ -272,7 +253,7 @@ func (m *Manager) acquire(ctx context.Context, uid types.UID) (*podState, error)
 		m.mu.Lock()
 		s := m.pods[uid]
 		if s == nil {
-			s = &podState{busy: make(chan struct{}, 1)}
+			s = &podState{busy: make(chan struct{}, 1), claims: map[string]*Claimed{}}
 			m.pods[uid] = s
 		}
 		m.mu.Unlock()

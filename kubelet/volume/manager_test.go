@@ -19,9 +19,9 @@ func (shown) Name() string                  { return "shown" }
 func (shown) Handles(*v1.VolumeSource) bool { return true }
 func (shown) Live()                         {}
 
-func (s shown) Setup(_ context.Context, req volume.Request) (string, error) {
+func (s shown) Setup(_ context.Context, req volume.Request) (volume.Place, error) {
 	s <- req.Pod.Labels
-	return req.Dir, nil
+	return volume.Place{Path: req.Dir}, nil
 }
 
 func TestUpdateRefreshesWhatShowsThePod(t *testing.T) {

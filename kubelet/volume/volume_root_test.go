@@ -134,34 +134,34 @@ func TestSetupAndTeardown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(paths) != 6 || paths["host"] != host || paths["disk"] != filepath.Join(w.root, "pods/uid-1/volumes/kubernetes.io~empty-dir/disk") {
+	if len(paths) != 6 || paths["host"].Path != host || paths["disk"].Path != filepath.Join(w.root, "pods/uid-1/volumes/kubernetes.io~empty-dir/disk") {
 		t.Errorf("paths %v", paths)
 	}
-	if got := read(t, paths["conf"]+"/key") + read(t, paths["pw"]+"/pw") + read(t, paths["api"]+"/ns") + read(t, paths["api"]+"/token") + read(t, paths["api"]+"/ca.crt"); got != "valuesecretnstokenvalue" {
+	if got := read(t, paths["conf"].Path+"/key") + read(t, paths["pw"].Path+"/pw") + read(t, paths["api"].Path+"/ns") + read(t, paths["api"].Path+"/token") + read(t, paths["api"].Path+"/ca.crt"); got != "valuesecretnstokenvalue" {
 		t.Errorf("content %q", got)
 	}
-	if mode, st := stat(t, paths["conf"]+"/key"); mode != 0o640 || st.Gid != 4242 {
+	if mode, st := stat(t, paths["conf"].Path+"/key"); mode != 0o640 || st.Gid != 4242 {
 		t.Errorf("configMap file %v gid %d, want 0640 and the fsGroup", mode, st.Gid)
 	}
-	if mode, st := stat(t, paths["disk"]); mode != fs.ModeDir|fs.ModeSetgid|0o777 || st.Gid != 4242 {
+	if mode, st := stat(t, paths["disk"].Path); mode != fs.ModeDir|fs.ModeSetgid|0o777 || st.Gid != 4242 {
 		t.Errorf("emptyDir %v gid %d", mode, st.Gid)
 	}
 	for _, name := range []string{"pw", "api", "mem"} {
 		var st unix.Statfs_t
-		if err := unix.Statfs(paths[name], &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		if err := unix.Statfs(paths[name].Path, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
 			t.Errorf("volume %s is on file system %x, want tmpfs", name, st.Type)
 		}
 		if name == "mem" && int64(st.Blocks)*st.Bsize != 1<<20 {
 			t.Errorf("volume in memory has %d bytes, want its sizeLimit", int64(st.Blocks)*st.Bsize)
 		}
 	}
-	if err := os.WriteFile(paths["mem"]+"/kept", nil, 0o600); err != nil {
+	if err := os.WriteFile(paths["mem"].Path+"/kept", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Setup(t.Context(), pod); err != nil {
 		t.Fatalf("second setup: %v", err)
 	}
-	if _, err := os.Stat(paths["mem"] + "/kept"); err != nil {
+	if _, err := os.Stat(paths["mem"].Path + "/kept"); err != nil {
 		t.Errorf("the second setup lost content: %v", err)
 	}
 	if err := w.Teardown(t.Context(), pod.UID); err != nil {
@@ -191,12 +191,80 @@ func TestFailuresNameVolumeAndKind(t *testing.T) {
 		t.Fatalf("paths %v, err %v", paths, err)
 	}
 	for _, want := range []string{
-		`"data" : persistentVolumeClaim: volume kind is not supported`,
+		`"data" : persistentVolumeClaim needs an API server and this kubelet has none: volume kind is not supported`,
 		`"conf" : configmap "none" not found`,
-		`"host" : hostPath type check failed`,
+		`"host" : hostPath type check failed: ` + w.root + ` is not a socket file, it's a Directory`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in:\n%v", want, err)
+		}
+	}
+	if all := volume.Failures(err); len(all) != 3 || all[0].Reason != "FailedMount" {
+		t.Errorf("events %q", all)
+	}
+}
+
+func TestEmptyDirIsTheContainersOnceMade(t *testing.T) {
+	w := newWorld(t)
+	pod := podWith(
+		vol("disk", v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}),
+		vol("mem", v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}))
+	paths, err := w.Setup(t.Context(), pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range paths { // as a database does with its data directory
+		if err := os.Chmod(at.Path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Setup(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	for name, at := range paths {
+		if mode, _ := stat(t, at.Path); mode != fs.ModeDir|0o700 {
+			t.Errorf("volume %s was given the mode %v when a container started again", name, mode)
+		}
+	}
+	if err := volume.Unmount(paths["mem"].Path); err != nil { // a reboot
+		t.Fatal(err)
+	}
+	if _, err := w.Setup(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if mounted, err := volume.IsMountPoint(paths["mem"].Path); err != nil || !mounted {
+		t.Errorf("the volume in memory is no longer in memory: %v", err)
+	}
+}
+
+func TestHostPathTypes(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		path string
+		kind v1.HostPathType
+		want string
+	}{
+		{dir, v1.HostPathDirectory, ""},
+		{dir + "/file", v1.HostPathFile, ""},
+		{"/dev/null", v1.HostPathCharDev, ""},
+		{dir + "/none", v1.HostPathUnset, ""},
+		{dir + "/new/dir", v1.HostPathDirectoryOrCreate, ""},
+		{dir + "/new/file", v1.HostPathFileOrCreate, ""},
+		{dir + "/file", v1.HostPathDirectoryOrCreate, "hostPath type check failed: " + dir + "/file is not a directory, it's a File"},
+		{dir, v1.HostPathFile, "hostPath type check failed: " + dir + " is not a file, it's a Directory"},
+		{"/dev/null", v1.HostPathBlockDev, "hostPath type check failed: /dev/null is not a block device, it's a CharDevice"},
+		{dir + "/none", v1.HostPathSocket, "hostPath type check failed, " + dir + "/none is not a socket file, unable to determine its type: stat"},
+		{dir, "Cupboard", "Cupboard is an invalid volume type"},
+		{dir + "/../x", v1.HostPathUnset, "invalid HostPath"},
+	} {
+		pod := podWith(vol("host", v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: tc.path, Type: &tc.kind}}))
+		_, err := w.Setup(t.Context(), pod)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s %q: %v, want %q", tc.path, tc.kind, err, tc.want)
 		}
 	}
 }
@@ -214,7 +282,7 @@ func TestRunKeepsContentCurrent(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }()
 	w.Changed([]types.UID{pod.UID, "unknown"})
-	for deadline := time.Now().Add(10 * time.Second); read(t, paths["conf"]+"/key") != "two"; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); read(t, paths["conf"].Path+"/key") != "two"; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the content did not follow")
 		}
@@ -236,7 +304,7 @@ func TestTeardownNeverDeletesThroughAMount(t *testing.T) {
 	if err := os.WriteFile(precious+"/file", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	inside := paths["disk"] + "/in side" // mountinfo escapes the space
+	inside := paths["disk"].Path + "/in side" // mountinfo escapes the space
 	if err := os.Mkdir(inside, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +341,7 @@ func TestSubPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	sub := func(volumeName, path string) (string, error) {
-		return w.SubPath(t.Context(), volume.SubPath{Pod: pod.UID, Volume: volumeName, Container: "c", VolumePath: paths[volumeName], Path: path})
+		return w.SubPath(t.Context(), volume.SubPath{Pod: pod.UID, Volume: volumeName, Container: "c", VolumePath: paths[volumeName].Path, Path: path})
 	}
 	file, err := sub("conf", "key")
 	if err != nil || read(t, file) != "value" {
@@ -283,10 +351,10 @@ func TestSubPath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/x", []byte("1"), 0o600); err != nil || read(t, paths["disk"]+"/a/b/x") != "1" {
+	if err := os.WriteFile(dir+"/x", []byte("1"), 0o600); err != nil || read(t, paths["disk"].Path+"/a/b/x") != "1" {
 		t.Errorf("the directory is not the volume's: %v", err)
 	}
-	if mode, _ := stat(t, paths["disk"]+"/a"); mode != fs.ModeDir|0o777 {
+	if mode, _ := stat(t, paths["disk"].Path+"/a"); mode != fs.ModeDir|0o777 {
 		t.Errorf("mode of a made directory: %v", mode)
 	}
 	if again, err := sub("disk", "a/b"); err != nil || again != dir {
@@ -294,7 +362,7 @@ func TestSubPath(t *testing.T) {
 	}
 	// What a container may do: replace the directory by links out of the volume.
 	for link, target := range map[string]string{"abs": "/etc", "up": "../../../../../../etc", "ok": "a"} {
-		if err := os.Symlink(target, paths["disk"]+"/"+link); err != nil {
+		if err := os.Symlink(target, paths["disk"].Path+"/"+link); err != nil {
 			t.Fatal(err)
 		}
 		_, err := sub("disk", link)
@@ -308,7 +376,7 @@ func TestSubPath(t *testing.T) {
 		}
 	}
 	// A subPath whose directory was replaced shows the new one after the next start.
-	if err := os.Rename(paths["disk"]+"/a", paths["disk"]+"/old"); err != nil {
+	if err := os.Rename(paths["disk"].Path+"/a", paths["disk"].Path+"/old"); err != nil {
 		t.Fatal(err)
 	}
 	if dir, err = sub("disk", "a/b"); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/runtime"
+	"github.com/skiff-node/skiff/kubelet/volume"
 )
 
 // starter starts a pod's sandbox and containers. It runs beside the worker, as one step.
@@ -43,8 +44,10 @@ func (w starter) prepare(ctx context.Context, p *v1.Pod, s *pod.Start, req *runt
 		return err
 	}
 	if req.Volumes, err = w.cfg.Volumes.Setup(ctx, p); err != nil {
-		if ctx.Err() == nil {
-			w.cfg.Events.Warning(p, "", "FailedMount", "%v", err)
+		for _, f := range volume.Failures(err) {
+			if ctx.Err() == nil {
+				w.cfg.Events.Warning(p, "", f.Reason, "%s", f.Message)
+			}
 		}
 		return err
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
+	"github.com/skiff-node/skiff/kubelet/volume"
 )
 
 // Runtime is what a worker needs of CRI; *runtime.Runtime is it.
@@ -52,7 +53,7 @@ type Runtime interface {
 
 // Volumes makes a pod's volumes. Setup may be called again at any time and then only does what is missing.
 type Volumes interface {
-	Setup(ctx context.Context, p *v1.Pod) (map[string]string, error)
+	Setup(ctx context.Context, p *v1.Pod) (map[string]volume.Place, error)
 	// Teardown takes down all that lies in the pod's directory, and the directory.
 	Teardown(ctx context.Context, uid types.UID) error
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
+	"github.com/skiff-node/skiff/kubelet/volume"
 )
 
 // node is a whole node in memory: a runtime that holds state and refuses wrong use, volumes, cgroups, an API.
@@ -202,7 +203,7 @@ func (n *node) RemoveLogs(*v1.Pod) error {
 	return n.step("logs")
 }
 
-func (n *node) Setup(_ context.Context, p *v1.Pod) (map[string]string, error) {
+func (n *node) Setup(_ context.Context, p *v1.Pod) (map[string]volume.Place, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.failing["volumes"]; err != nil {

@@ -20,6 +20,7 @@ type ContainerInput struct {
 	User     ImageUser
 	Env      []Var
 	Mounts   []*cri.Mount
+	Devices  []*cri.Device
 	// Target is the container whose PID namespace is joined, empty for none.
 	Target string
 }
@@ -50,6 +51,7 @@ func Container(n *Node, in *ContainerInput) (*cri.ContainerConfig, error) {
 		Args:        expandAll(c.Args, in.Env),
 		WorkingDir:  c.WorkingDir,
 		Mounts:      in.Mounts,
+		Devices:     in.Devices,
 		Labels:      containerLabels(p, c.Name),
 		Annotations: annotations,
 		LogPath:     ContainerLog(c.Name, in.Restarts),

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -28,13 +29,18 @@ func (Kind) Name() string { return "empty-dir" }
 // Handles implements volume.Kind.
 func (Kind) Handles(src *v1.VolumeSource) bool { return src.EmptyDir != nil }
 
-// Setup implements volume.Kind.
-func (k Kind) Setup(_ context.Context, req volume.Request) (string, error) {
+// Setup implements volume.Kind. The mode and the owner of the directory are set once: from then on they are the
+// containers' own, who may have narrowed them (a data directory of mode 0700), as is the content.
+func (k Kind) Setup(_ context.Context, req volume.Request) (volume.Place, error) {
+	place := volume.Place{Path: req.Dir}
+	done, err := ready(req)
+	if err != nil || done {
+		return place, err
+	}
 	src := req.Volume.EmptyDir
 	if err := os.MkdirAll(req.Dir, 0o750); err != nil {
-		return "", err
+		return place, err
 	}
-	var err error
 	switch {
 	case src.Medium == v1.StorageMediumDefault:
 	case src.Medium == v1.StorageMediumMemory:
@@ -45,9 +51,40 @@ func (k Kind) Setup(_ context.Context, req volume.Request) (string, error) {
 		err = fmt.Errorf("unknown storage medium %q", src.Medium)
 	}
 	if err != nil {
-		return "", err
+		return place, err
 	}
-	return req.Dir, volume.OwnRoot(req.Dir, req.FSGroup())
+	if err := volume.OwnRoot(req.Dir, req.FSGroup()); err != nil {
+		return place, err
+	}
+	return place, setReady(req)
+}
+
+// mark is the file that says that the volume is complete, where upstream has it.
+func mark(req volume.Request) string {
+	pod := filepath.Dir(filepath.Dir(filepath.Dir(req.Dir)))
+	return filepath.Join(pod, "plugins", "kubernetes.io~empty-dir", req.Volume.Name, "ready")
+}
+
+// ready reports whether an earlier Setup was complete. After a reboot what was in memory is gone, and made again.
+func ready(req volume.Request) (bool, error) {
+	if _, err := os.Stat(mark(req)); err != nil {
+		return false, nil //nolint:nilerr // not complete, whatever the reason
+	}
+	if _, err := os.Stat(req.Dir); err != nil {
+		return false, nil //nolint:nilerr // taken away by someone
+	}
+	if req.Volume.EmptyDir.Medium == v1.StorageMediumDefault {
+		return true, nil
+	}
+	return volume.IsMountPoint(req.Dir)
+}
+
+func setReady(req volume.Request) error {
+	path := mark(req)
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o640)
 }
 
 // size is the limit, in bytes, of a volume in memory: the least of what the volume, the pod and the node allow; 0 when

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/skiff-node/skiff/kubelet/volume"
 	v1 "k8s.io/api/core/v1"
@@ -22,20 +24,35 @@ func (Kind) Name() string { return "host-path" }
 // Handles implements volume.Kind.
 func (Kind) Handles(src *v1.VolumeSource) bool { return src.HostPath != nil }
 
+// HandlesPersistent implements volume.Persistent.
+func (Kind) HandlesPersistent(src *v1.PersistentVolumeSource) bool { return src.HostPath != nil }
+
 // Setup implements volume.Kind. The path is the host's; the volume's own directory is not used.
-func (Kind) Setup(_ context.Context, req volume.Request) (string, error) {
-	src := req.Volume.HostPath
-	if !filepath.IsAbs(src.Path) {
-		return "", fmt.Errorf("hostPath %q must be absolute", src.Path)
+func (Kind) Setup(_ context.Context, req volume.Request) (volume.Place, error) {
+	src, place := req.Volume.HostPath, volume.Place{}
+	if c := req.Claimed; c != nil {
+		src = c.Volume.Spec.HostPath
+		place.ReadOnly = c.ReadOnly
+		if c.Block() {
+			return place, fmt.Errorf("a hostPath persistent volume cannot have volumeMode Block: %w", volume.ErrUnsupported)
+		}
+	}
+	place.Path = src.Path
+	if !filepath.IsAbs(src.Path) || slices.Contains(strings.Split(src.Path, "/"), "..") {
+		return place, fmt.Errorf("invalid HostPath `%s`: must be absolute and without \"..\"", src.Path)
 	}
 	if src.Type == nil || *src.Type == v1.HostPathUnset {
-		return src.Path, nil
+		return place, nil
 	}
-	return src.Path, check(src.Path, *src.Type)
+	return place, check(src.Path, *src.Type)
 }
 
 // check makes what an …OrCreate type asks for and compares what is there with the type.
 func check(path string, kind v1.HostPathType) error {
+	expected, known := words[kind]
+	if !known {
+		return fmt.Errorf("%s is an invalid volume type", kind)
+	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		switch kind {
@@ -46,28 +63,29 @@ func check(path string, kind v1.HostPathType) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("hostPath type check failed: %w", err)
+		return fmt.Errorf("hostPath type check failed, %s is not a %s, unable to determine its type: %w", path, expected, err)
 	}
-	mode := info.Mode()
-	var ok bool
-	switch kind {
-	case v1.HostPathDirectory, v1.HostPathDirectoryOrCreate:
-		ok = mode.IsDir()
-	case v1.HostPathFile, v1.HostPathFileOrCreate:
-		ok = mode.IsRegular()
-	case v1.HostPathSocket:
-		ok = mode&fs.ModeSocket != 0
-	case v1.HostPathCharDev:
-		ok = mode&fs.ModeCharDevice != 0
-	case v1.HostPathBlockDev:
-		ok = mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0
-	default:
-		return fmt.Errorf("hostPath type %q is unknown", kind)
-	}
-	if !ok {
-		return fmt.Errorf("hostPath type check failed: %s is not a %s", path, words[kind])
+	if got := typeOf(info.Mode()); words[got] != expected {
+		return fmt.Errorf("hostPath type check failed: %s is not a %s, it's a %s", path, expected, got)
 	}
 	return nil
+}
+
+// typeOf is the type of what has this mode, in the words of the API.
+func typeOf(mode fs.FileMode) v1.HostPathType {
+	switch {
+	case mode.IsRegular():
+		return v1.HostPathFile
+	case mode.IsDir():
+		return v1.HostPathDirectory
+	case mode&fs.ModeSocket != 0:
+		return v1.HostPathSocket
+	case mode&fs.ModeCharDevice != 0:
+		return v1.HostPathCharDev
+	case mode&fs.ModeDevice != 0:
+		return v1.HostPathBlockDev
+	}
+	return v1.HostPathType(mode.Type().String())
 }
 
 var words = map[v1.HostPathType]string{

@@ -111,10 +111,11 @@ func (k *kind) Forget(pod string) {
 }
 
 // Setup implements volume.Kind: collect first, so that a missing object leaves nothing behind, then write.
-func (k *kind) Setup(ctx context.Context, req volume.Request) (string, error) {
+func (k *kind) Setup(ctx context.Context, req volume.Request) (volume.Place, error) {
+	place := volume.Place{Path: req.Dir, ReadOnly: true} // the kubelet alone writes here
 	files, err := k.collect(ctx, req, k.spec(&req.Volume.VolumeSource))
 	if err != nil {
-		return "", err
+		return place, err
 	}
 	if k.disk {
 		err = os.MkdirAll(req.Dir, 0o750)
@@ -123,16 +124,16 @@ func (k *kind) Setup(ctx context.Context, req volume.Request) (string, error) {
 		err = volume.MountTmpfs(req.Dir, list.Memory().Value())
 	}
 	if err != nil {
-		return "", err
+		return place, err
 	}
 	if err := volume.OwnRoot(req.Dir, req.FSGroup()); err != nil {
-		return "", err
+		return place, err
 	}
 	if err := nested(req); err != nil {
-		return "", err
+		return place, err
 	}
 	_, err = atomic.Write(req.Dir, files, req.FSGroup())
-	return req.Dir, err
+	return place, err
 }
 
 // collect reads all sources. Later sources win where paths collide. All failures are returned together.
