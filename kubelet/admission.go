@@ -15,7 +15,8 @@ type admission Kubelet
 
 // admit decides whether a new pod fits the node.
 func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
-	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: (*Kubelet)(k).allocatable()})
+	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: (*Kubelet)(k).allocatable(),
+		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls})
 	if refusal == nil {
 		return nil
 	}

@@ -4,17 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
-	"sigs.k8s.io/yaml"
+
+	"github.com/skiff-node/skiff/kubelet/configuration"
 )
 
 // Config of a kubelet.
@@ -48,38 +46,21 @@ type Config struct {
 	Log     *slog.Logger
 }
 
-// Load reads a KubeletConfiguration file. A field it does not know is an error that names it.
-func Load(path string) (*kubeletconfig.KubeletConfiguration, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read kubelet configuration: %w", err)
-	}
-	c := &kubeletconfig.KubeletConfiguration{}
-	if err := yaml.UnmarshalStrict(raw, c); err != nil {
-		return nil, fmt.Errorf("kubelet configuration %s: %w", path, err)
-	}
-	if want := kubeletconfig.SchemeGroupVersion.String(); c.APIVersion != want || c.Kind != "KubeletConfiguration" {
-		return nil, fmt.Errorf("kubelet configuration %s: apiVersion %q, kind %q: want apiVersion %q, kind %q", path, c.APIVersion, c.Kind,
-			want, "KubeletConfiguration")
-	}
-	return c, nil
+// Load reads a KubeletConfiguration file, and over it the drop-ins of a directory, which may be empty. A field that it does
+// not know is an error that names it.
+func Load(file, dropIns string) (*kubeletconfig.KubeletConfiguration, error) {
+	return configuration.Load(file, dropIns)
 }
-
-// Upstream's defaults (pkg/kubelet/apis/config/v1beta1/defaults.go).
-const (
-	defaultMaxPods    = 110
-	defaultPort       = 10250
-	defaultHealthz    = 10248
-	defaultResolvConf = "/etc/resolv.conf"
-	defaultLogsDir    = "/var/log/pods"
-)
 
 // complete checks the configuration and fills in defaults, in a copy.
 func complete(cfg Config) (Config, error) {
 	if cfg.Configuration == nil {
 		cfg.Configuration = &kubeletconfig.KubeletConfiguration{}
 	}
-	c := cfg.Configuration.DeepCopy()
+	c, err := configuration.Complete(cfg.Configuration)
+	if err != nil {
+		return cfg, fmt.Errorf("kubelet configuration: %w", err)
+	}
 	cfg.Configuration = c
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -95,56 +76,13 @@ func complete(cfg Config) (Config, error) {
 		return cfg, errors.New("kubelet: no container runtime endpoint: set containerRuntimeEndpoint")
 	}
 	orString(&cfg.PodLogsDir, c.PodLogsDir)
-	orString(&cfg.PodLogsDir, defaultLogsDir)
 	orString(&cfg.ProviderID, c.ProviderID)
 	orString(&cfg.Version, "v1.37.2")
 	cfg.Taints = append(append([]v1.Taint{}, c.RegisterWithTaints...), cfg.Taints...)
-	defaultConfiguration(c)
-	return cfg, validate(c)
-}
-
-// defaultConfiguration fills in the fields that this kubelet reads.
-func defaultConfiguration(c *kubeletconfig.KubeletConfiguration) {
-	orDuration(&c.SyncFrequency, time.Minute)
-	orDuration(&c.FileCheckFrequency, 20*time.Second)
-	orDuration(&c.NodeStatusUpdateFrequency, 10*time.Second)
-	orDuration(&c.NodeStatusReportFrequency, 5*time.Minute)
-	orNumber(&c.NodeLeaseDurationSeconds, 40)
-	orNumber(&c.MaxPods, defaultMaxPods)
-	orNumber(&c.Port, defaultPort)
-	orString(&c.Address, "0.0.0.0")
-	orString(&c.HealthzBindAddress, "127.0.0.1")
-	orString(&c.CgroupDriver, "cgroupfs")
-	orString(&c.CgroupRoot, "/")
-	orPointer(&c.HealthzPort, defaultHealthz)
-	orPointer(&c.CPUCFSQuota, true)
-	orPointer(&c.PodPidsLimit, -1)
-	orPointer(&c.RegisterNode, true)
-	orPointer(&c.ResolverConfig, defaultResolvConf)
-	orPointer(&c.SeccompDefault, false)
-	orString(&c.ContainerLogMaxSize, "10Mi")
-	orPointer(&c.ContainerLogMaxFiles, 5)
-}
-
-// validate names the field and the remedy for what cannot work.
-func validate(c *kubeletconfig.KubeletConfiguration) error {
-	var errs []error
-	if c.CgroupDriver != "cgroupfs" && c.CgroupDriver != "systemd" {
-		errs = append(errs, fmt.Errorf("cgroupDriver: %q is neither cgroupfs nor systemd", c.CgroupDriver))
+	if gates := configuration.Deviating(c.FeatureGates); len(gates) > 0 {
+		cfg.Log.Info("feature gates other than their defaults are accepted; what this kubelet has of them is on", "gates", gates)
 	}
-	if c.MaxPods < 0 {
-		errs = append(errs, fmt.Errorf("maxPods: %d must not be negative", c.MaxPods))
-	}
-	if c.StaticPodURL != "" {
-		errs = append(errs, errors.New("staticPodURL: not supported by this kubelet: use staticPodPath"))
-	}
-	if s := c.ContainerLogMaxFiles; *s <= 1 {
-		errs = append(errs, fmt.Errorf("containerLogMaxFiles: %d must be greater than 1", *s))
-	}
-	if b := c.CrashLoopBackOff.MaxContainerRestartPeriod; b != nil && (b.Duration < time.Second || b.Duration > 5*time.Minute) {
-		errs = append(errs, fmt.Errorf("crashLoopBackOff.maxContainerRestartPeriod: %s must be between 1s and 300s", b.Duration))
-	}
-	return errors.Join(errs...)
+	return cfg, nil
 }
 
 // restConfig is how to reach the API; nil without one. Requests are not throttled here: the server does that, and fairly.
@@ -164,38 +102,24 @@ func restConfig(cfg *Config) (*rest.Config, error) {
 	if q := cfg.Configuration.KubeAPIQPS; q != nil && *q > 0 {
 		rc.QPS, rc.Burst = float32(*q), int(cfg.Configuration.KubeAPIBurst)
 	}
+	rc.ContentType = cfg.Configuration.ContentType
+	rc.AcceptContentTypes = rc.ContentType + ",application/json"
 	rc.UserAgent = "kubelet/" + cfg.Version + " (skiff)"
 	return rc, nil
 }
 
-// logPeriod is how often container logs are looked after; zero leaves it to the rotator.
-func logPeriod(c *kubeletconfig.KubeletConfiguration) time.Duration {
-	if c.ContainerLogMonitorInterval == nil {
-		return 0
+// eventConfig is how to write events: at most so many in a second.
+func eventConfig(rc *rest.Config, c *kubeletconfig.KubeletConfiguration) *rest.Config {
+	rc = rest.CopyConfig(rc)
+	rc.QPS, rc.Burst = float32(*c.EventRecordQPS), int(c.EventBurst)
+	if *c.EventRecordQPS == 0 {
+		rc.QPS = -1
 	}
-	return c.ContainerLogMonitorInterval.Duration
+	return rc
 }
 
 func orString(field *string, value string) {
 	if *field == "" {
 		*field = value
-	}
-}
-
-func orDuration(field *metav1.Duration, value time.Duration) {
-	if field.Duration == 0 {
-		field.Duration = value
-	}
-}
-
-func orNumber(field *int32, value int32) {
-	if *field == 0 {
-		*field = value
-	}
-}
-
-func orPointer[T any](field **T, value T) {
-	if *field == nil {
-		*field = &value
 	}
 }

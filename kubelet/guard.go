@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -47,10 +48,7 @@ func (k *Kubelet) newGuard() error {
 	if g.images, err = images.New(images.Config{Runtime: calls, Images: store, Policy: imagePolicy(c), Event: event, Log: k.log}); err != nil {
 		return err
 	}
-	settings := evict.Settings{Hard: c.EvictionHard, Soft: c.EvictionSoft, SoftGrace: c.EvictionSoftGracePeriod, MinimumReclaim: c.EvictionMinimumReclaim}
-	if settings.Hard == nil {
-		settings.Hard = evict.Defaults()
-	}
+	settings := evict.Settings{Hard: hardThresholds(c), Soft: c.EvictionSoft, SoftGrace: c.EvictionSoftGracePeriod, MinimumReclaim: c.EvictionMinimumReclaim}
 	thresholds, err := evict.Parse(settings)
 	if err != nil {
 		return err
@@ -95,6 +93,19 @@ func (g *guard) run(ctx context.Context) error {
 
 func (g *guard) pressure() node.Pressure {
 	return node.Pressure{Memory: g.evict.Under(evict.MemoryPressure), Disk: g.evict.Under(evict.DiskPressure), PID: g.evict.Under(evict.PIDPressure)}
+}
+
+// hardThresholds are the configured ones, upstream's when there are none, and both when that is asked for.
+func hardThresholds(c *kubeletconfig.KubeletConfiguration) map[string]string {
+	if c.EvictionHard == nil {
+		return evict.Defaults()
+	}
+	if !*c.MergeDefaultEvictionSettings {
+		return c.EvictionHard
+	}
+	merged := evict.Defaults()
+	maps.Copy(merged, c.EvictionHard)
+	return merged
 }
 
 // evicted is how an evicted pod ends: at once for a hard threshold, else with its own grace period up to most seconds.

@@ -69,15 +69,23 @@ func New(cfg Config) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
+	var events kubernetes.Interface
 	if rc != nil {
 		if k.client, err = kubernetes.NewForConfig(rc); err != nil {
 			return nil, fmt.Errorf("make API client: %w", err)
 		}
+		if events, err = kubernetes.NewForConfig(eventConfig(rc, cfg.Configuration)); err != nil {
+			return nil, fmt.Errorf("make API client for events: %w", err)
+		}
+	}
+	if err := checkMachine(cfg.Configuration); err != nil {
+		return nil, err
 	}
 	if k.facts, err = readMachine(&cfg); err != nil {
 		return nil, err
 	}
-	k.events = event.New(k.client, cfg.NodeName)
+	cfg.Configuration.MaxPods = maxPods(cfg.Configuration, k.facts.cpus)
+	k.events = event.New(events, cfg.NodeName)
 	for _, part := range []func() error{k.newObjects, k.newRuntime, k.newVolumes, k.newWorkers, k.newGuard, k.newNode, k.newServer} {
 		if err := part(); err != nil {
 			return nil, err
@@ -100,6 +108,7 @@ func (k *Kubelet) newRuntime() error {
 	k.runtime, err = runtime.New(runtime.Config{
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
+		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
 		RuntimeHandler: runtimeHandler(k.client),
 	})
@@ -111,7 +120,7 @@ func (k *Kubelet) newRuntime() error {
 	if err != nil || size.Value() <= 0 {
 		return fmt.Errorf("containerLogMaxSize: %q is no positive quantity", c.ContainerLogMaxSize)
 	}
-	k.rotator, err = rotate.New(rotate.Config{Runtime: calls, MaxSize: size.Value(), MaxFiles: int(*c.ContainerLogMaxFiles), Period: logPeriod(c), Log: k.log})
+	k.rotator, err = rotate.New(rotate.Config{Runtime: calls, MaxSize: size.Value(), MaxFiles: int(*c.ContainerLogMaxFiles), Period: c.ContainerLogMonitorInterval.Duration, Log: k.log})
 	return err
 }
 
@@ -130,12 +139,10 @@ func (k *Kubelet) newWorkers() error {
 		wc.Register = func(p *v1.Pod) { k.objects.Register(p); k.volumes.Update(p) }
 		wc.Unregister = k.objects.Unregister
 	}
-	if b := c.CrashLoopBackOff.MaxContainerRestartPeriod; b != nil {
-		wc.MaxBackoff = b.Duration
-	}
+	wc.MaxBackoff = c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	k.pool = worker.NewPool(wc)
 	k.source = source.New(source.Config{Client: k.client, NodeName: k.cfg.NodeName, NodeUID: k.nodeUID, Dir: c.StaticPodPath,
-		Period: c.FileCheckFrequency.Duration, Sink: k.pool, Ready: func() { close(k.sourced) }, Log: k.log})
+		Period: c.FileCheckFrequency.Duration, URL: c.StaticPodURL, URLHeader: c.StaticPodURLHeader, URLPeriod: c.HTTPCheckFrequency.Duration, Sink: k.pool, Ready: func() { close(k.sourced) }, Log: k.log})
 	return nil
 }
 
@@ -193,6 +200,13 @@ func (k *Kubelet) connect(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 	}
+	if c := k.cfg.Configuration; k.client == nil && c.PodCIDR != "" {
+		calls, _ := k.runtime.CRI()
+		if err := podCIDRs(calls)(ctx, []string{c.PodCIDR}); err != nil {
+			return fmt.Errorf("podCIDR: tell the runtime: %w", err)
+		}
+	}
+	adjustProcess(k.cfg.Configuration, k.log)
 	return k.newCgroups(ctx)
 }
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+	"k8s.io/utils/cpuset"
 
 	"github.com/skiff-node/skiff/kubelet/node"
 )
@@ -30,7 +31,8 @@ func (k *Kubelet) newNode() error {
 			ProviderID: k.cfg.ProviderID, Port: c.Port, KubeletVersion: k.cfg.Version},
 		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, Reserved: k.facts.reserved},
 		Runtime:  calls, Images: images,
-		PodCIDRs: podCIDRs(calls), Pressure: k.guard.pressure,
+		MaxImages: int(*c.NodeStatusMaxImages),
+		PodCIDRs:  podCIDRs(calls), Pressure: k.guard.pressure,
 		Event: func(kind, reason, message string) {
 			k.events.Node(k.cfg.NodeName, kind, reason, message)
 		},
@@ -86,7 +88,7 @@ type reservation struct {
 }
 
 func readReservation(c *kubeletconfig.KubeletConfiguration) (reservation, error) {
-	r := reservation{fixed: v1.ResourceList{}, memory: "100Mi", storage: "10%"}
+	r := reservation{fixed: v1.ResourceList{}}
 	var errs []error
 	for field, list := range map[string]map[string]string{"kubeReserved": c.KubeReserved, "systemReserved": c.SystemReserved} {
 		for name, text := range list {
@@ -100,8 +102,14 @@ func readReservation(c *kubeletconfig.KubeletConfiguration) (reservation, error)
 			r.fixed[v1.ResourceName(name)] = sum
 		}
 	}
-	if c.EvictionHard != nil {
-		r.memory, r.storage = c.EvictionHard["memory.available"], c.EvictionHard["nodefs.available"]
+	hard := hardThresholds(c)
+	r.memory, r.storage = hard["memory.available"], hard["nodefs.available"]
+	if c.ReservedSystemCPUs != "" {
+		set, err := cpuset.Parse(c.ReservedSystemCPUs)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("reservedSystemCPUs: %w", err))
+		}
+		r.fixed[v1.ResourceCPU] = *resource.NewQuantity(int64(set.Size()), resource.DecimalSI)
 	}
 	for name, text := range map[string]string{"memory.available": r.memory, "nodefs.available": r.storage} {
 		if _, err := threshold(text, resource.MustParse("1")); err != nil {

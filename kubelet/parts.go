@@ -122,7 +122,8 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 		return fmt.Errorf("ask the runtime for its cgroup driver: %w", err)
 	}
 	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log, Node: nodeLimits(c, k.facts.memory, k.allocatable()),
-		Options: cgroup.Options{NoQuota: !*c.CPUCFSQuota, Pids: *c.PodPidsLimit}})
+		Reserved: reservedLimits(c),
+		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Pids: *c.PodPidsLimit}})
 	if err != nil {
 		return err
 	}
@@ -131,21 +132,6 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	}
 	k.cgroups.Store(m)
 	return nil
-}
-
-// nodeLimits bounds all pods together: their weight is that of the processors they may have, their memory what
-// kubeReserved and systemReserved leave. Hard eviction thresholds are not taken off, so that eviction can choose before the
-// kernel kills.
-func nodeLimits(c *kubeletconfig.KubeletConfiguration, memory int64, allocatable v1.ResourceList) cgroup.Limits {
-	shares := cgroup.Shares(allocatable.Cpu().MilliValue())
-	l := cgroup.Limits{Shares: &shares}
-	if kept, err := readReservation(c); err == nil {
-		if q := kept.fixed.Memory(); !q.IsZero() {
-			left := memory - q.Value()
-			l.Memory = &left
-		}
-	}
-	return l
 }
 
 // cgroups makes pods' cgroups with the manager that is known only once the runtime has answered.
@@ -218,7 +204,7 @@ func (s *services) of(ctx context.Context, p *v1.Pod) ([]*v1.Service, error) {
 	if s.lister == nil {
 		return nil, nil
 	}
-	static := p.Annotations[source.AnnotationSource] == "file"
+	static := source.Static(p)
 	for !static && !s.synced() {
 		select {
 		case <-ctx.Done():

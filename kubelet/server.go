@@ -22,12 +22,21 @@ func (k *Kubelet) newServer() error {
 		return err
 	}
 	calls, _ := k.runtime.CRI()
-	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, LogDir: "/var/log", Log: k.log, Pages: k.guard.measured.Pages(),
-		NoDebugging: c.EnableDebuggingHandlers != nil && !*c.EnableDebuggingHandlers}
+	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, Log: k.log, Pages: k.guard.measured.Pages(),
+		NoDebugging: !*c.EnableDebuggingHandlers, NoProfiling: !*c.EnableProfilingHandler}
+	if *c.EnableSystemLogHandler {
+		sc.LogDir = "/var/log"
+	}
+	if c.ReadOnlyPort > 0 {
+		sc.ReadOnly = net.JoinHostPort(c.Address, strconv.Itoa(int(c.ReadOnlyPort)))
+	}
+	for _, id := range c.TLSCurvePreferences {
+		sc.Curves = append(sc.Curves, tls.CurveID(id))
+	}
 	if *c.HealthzPort > 0 {
 		sc.Health = net.JoinHostPort(c.HealthzBindAddress, strconv.Itoa(int(*c.HealthzPort)))
 	}
-	served := c.EnableServer == nil || *c.EnableServer
+	served := *c.EnableServer
 	if k.client == nil && !auth.AlwaysAllow {
 		k.log.Info("no API server to ask who may do what: the kubelet's port stays closed", "remedy", "authorization.mode: AlwaysAllow")
 		served, sc.Auth.AlwaysAllow = false, true

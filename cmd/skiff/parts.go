@@ -74,14 +74,14 @@ func criCommand() *cobra.Command {
 // kubeletCommand runs the kubelet alone, as its upstream counterpart.
 func kubeletCommand() *cobra.Command {
 	var k kubelet.Config
-	file, ip, labels := "", "", ""
+	file, dropIns, ip, labels := "", "", "", ""
 	c := &cobra.Command{
 		Use:   "kubelet",
 		Short: "run the kubelet alone, on any CRI runtime and under any control plane",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if k.Configuration, err = kubelet.Load(file); err != nil {
+			if k.Configuration, err = kubelet.Load(file, dropIns); err != nil {
 				return err
 			}
 			if k.NodeName == "" {
@@ -109,6 +109,7 @@ func kubeletCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&file, "config", "", "KubeletConfiguration file (kubelet.config.k8s.io/v1beta1)")
+	f.StringVar(&dropIns, "config-dir", "", "directory of drop-ins (*.conf) that are merged over the file")
 	f.StringVar(&k.Kubeconfig, "kubeconfig", "", "identity towards the API server; without one only static pods run")
 	f.StringVar(&k.NodeName, "hostname-override", "", "name of the node (default the host name)")
 	f.StringVar(&ip, "node-ip", "", "addresses of the node, the preferred one first, separated by commas")

@@ -28,6 +28,8 @@ type Config struct {
 	Layout Layout
 	// Node are the limits of all pods together (node allocatable).
 	Node Limits
+	// Reserved are the limits of existing groups, by path: what the system and the kubelet may use (kubeReservedCgroup).
+	Reserved map[string]Limits
 	// Options apply to every pod. PageSizes is filled in from the machine when nil.
 	Options Options
 	// Log receives what could not be done but harms nobody. May be nil.
@@ -93,6 +95,15 @@ func (m *Manager) Dir(controller, group string) string {
 
 // EnsureNode makes kubepods with the node's limits and the two tiers below it. It is idempotent.
 func (m *Manager) EnsureNode() error {
+	for group, limits := range m.cfg.Reserved {
+		group = filepath.Join("/", group)
+		if !m.exists(group) {
+			return fmt.Errorf("cgroup %q, which is to be limited to what is reserved, does not exist", group)
+		}
+		if err := m.write(group, Files(m.cfg.Layout.Version, limits)); err != nil {
+			return fmt.Errorf("limit cgroup %q to what is reserved: %w", group, err)
+		}
+	}
 	if m.cfg.Systemd {
 		return nil
 	}

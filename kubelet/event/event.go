@@ -20,7 +20,7 @@ type Recorder struct {
 	recorder    record.EventRecorder
 }
 
-// New makes a recorder that writes through client; nil discards.
+// New makes a recorder that writes through client; nil discards. The rate of writes is the client's.
 func New(client kubernetes.Interface, node string) *Recorder {
 	if client == nil {
 		return &Recorder{}

@@ -75,6 +75,8 @@ type Config struct {
 	// Runtime and Images are the container runtime.
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
+	// MaxImages is how many images the status lists at most; negative means all.
+	MaxImages int
 	// PodCIDRs is told the node's pod ranges once they are known and when they change; it is called again later
 	// when it fails. May be nil.
 	PodCIDRs func(ctx context.Context, cidrs []string) error

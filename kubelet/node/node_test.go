@@ -237,7 +237,10 @@ func TestImages(t *testing.T) {
 		list = append(list, &runtimeapi.Image{Id: fmt.Sprint(i), Size: uint64(i), RepoTags: []string{fmt.Sprint("t", i)}, RepoDigests: []string{"d"}})
 	}
 	list[59].RepoTags = []string{"1", "2", "3", "4", "5", "6"}
-	got := images(list)
+	got := images(largest(list, 50))
+	if n := len(largest(list, -1)); n != 60 {
+		t.Errorf("no limit: %d", n)
+	}
 	if len(got) != 50 || got[0].SizeBytes != 59 || len(got[0].Names) != 5 || got[1].Names[1] != "t58" {
 		t.Errorf("got %d, first %+v", len(got), got[0])
 	}

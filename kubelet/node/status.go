@@ -15,11 +15,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Limits of the images in a status, as upstream's nodeStatusMaxImages and its most names per image.
-const (
-	maxImages = 50
-	maxNames  = 5
-)
+// maxNames is how many names of an image a status has at most, as upstream.
+const maxNames = 5
 
 // Observed is what changes between two looks.
 type Observed struct {
@@ -48,7 +45,7 @@ func (m *Manager) observe(ctx context.Context) Observed {
 		o.RuntimeVersion = v.RuntimeName + "://" + v.RuntimeVersion
 	}
 	if l, err := m.cfg.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{}); err == nil {
-		o.Images = l.Images
+		o.Images = largest(l.Images, m.cfg.MaxImages)
 	}
 	return o
 }
@@ -103,14 +100,22 @@ func addresses(id Identity) []v1.NodeAddress {
 	return append(list, v1.NodeAddress{Type: v1.NodeHostName, Address: id.Hostname})
 }
 
-// images lists the largest images, each with its digests and tags.
-func images(list []*runtimeapi.Image) []v1.ContainerImage {
+// largest gives the largest images, at most that many; all when most is negative.
+func largest(list []*runtimeapi.Image, most int) []*runtimeapi.Image {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b *runtimeapi.Image) int {
 		return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(a.Id, b.Id))
 	})
+	if most < 0 || most > len(list) {
+		return list
+	}
+	return list[:most]
+}
+
+// images lists images, each with its digests and tags.
+func images(list []*runtimeapi.Image) []v1.ContainerImage {
 	var out []v1.ContainerImage
-	for _, img := range list[:min(len(list), maxImages)] {
+	for _, img := range list {
 		names := slices.Concat(img.RepoDigests, img.RepoTags)
 		if len(names) == 0 {
 			continue // unnamed layers of nothing: the scheduler could not use them

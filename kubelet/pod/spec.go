@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/utils/dump"
@@ -160,6 +161,24 @@ func MainCreated(p *v1.Pod, o *Observed) bool {
 		}
 	}
 	return false
+}
+
+// SysctlName is the name of a sysctl with dots between its parts, as runtimes want it. Names may also be written with
+// slashes, and then have dots within parts: net/ipv4/conf/eth0.1/forwarding.
+func SysctlName(name string) string {
+	first := strings.IndexAny(name, "./")
+	if first < 0 || name[first] == '.' {
+		return name
+	}
+	return strings.Map(func(r rune) rune {
+		switch r {
+		case '/':
+			return '.'
+		case '.':
+			return '/'
+		}
+		return r
+	}, name)
 }
 
 // Describe names a pod as upstream's messages do: name_namespace(uid).

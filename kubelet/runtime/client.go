@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"golang.org/x/time/rate"
+
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/volume"
 )
@@ -53,6 +55,8 @@ type Config struct {
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Events         Events
+	// PullRate is how many pulls may begin per second, and PullBurst how many at once; zero means no limit.
+	PullRate, PullBurst int
 	// ParallelPulls bounds how many images are pulled at once; zero means 5.
 	ParallelPulls int
 	// Timeout of calls that should be quick; zero means 2 minutes.
@@ -68,6 +72,7 @@ type Runtime struct {
 	images   cri.ImageServiceClient
 	name     string
 	pulls    chan struct{}
+	rate     *rate.Limiter // nil for no limit
 	mu       sync.Mutex
 	finished map[string]finished // statuses of exited containers, which do not change any more
 }
@@ -89,6 +94,9 @@ func New(cfg Config) (*Runtime, error) {
 		cfg.Timeout = 2 * time.Minute
 	}
 	r := &Runtime{cfg: cfg, pulls: make(chan struct{}, cfg.ParallelPulls), finished: map[string]finished{}}
+	if cfg.PullRate > 0 {
+		r.rate = rate.NewLimiter(rate.Limit(cfg.PullRate), max(cfg.PullBurst, 1))
+	}
 	conn, err := dial(cfg.Endpoint)
 	if err != nil {
 		return nil, err

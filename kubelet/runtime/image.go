@@ -88,6 +88,11 @@ func (r puller) pull(ctx context.Context, image *cri.ImageSpec) (*cri.Image, err
 	case <-ctx.Done():
 		return nil, &Fault{Reason: ErrImagePull, Message: ctx.Err().Error()}
 	}
+	if r.rate != nil {
+		if err := r.rate.Wait(ctx); err != nil {
+			return nil, &Fault{Reason: ErrImagePull, Message: err.Error()}
+		}
+	}
 	waited := time.Since(began)
 	var errs []error
 	for _, auth := range auths {

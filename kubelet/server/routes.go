@@ -19,10 +19,9 @@ const (
 	labelContainer = "io.kubernetes.container.name"
 )
 
-// Handler is everything behind the gates.
-func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
-	read := func(path string, h http.HandlerFunc) {
+// reads adds a handler that only answers questions.
+func reads(mux *http.ServeMux) func(path string, h http.HandlerFunc) {
+	return func(path string, h http.HandlerFunc) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {
 				http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
@@ -31,16 +30,35 @@ func (s *Server) Handler() http.Handler {
 			h(w, r)
 		})
 	}
+}
+
+// open is what the read-only port shows to anybody.
+func (s *Server) open() http.Handler {
+	mux := http.NewServeMux()
+	s.pages(mux)
+	return mux
+}
+
+// pages adds health, pods, statistics and metrics.
+func (s *Server) pages(mux *http.ServeMux) {
+	read := reads(mux)
 	read("/healthz", s.health)
 	read("/healthz/", s.health)
 	read("/pods", s.pods)
+	for path, page := range s.cfg.Pages {
+		read(path, page.ServeHTTP)
+	}
+}
+
+// Handler is everything behind the gates.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	read := reads(mux)
+	s.pages(mux)
 	if s.cfg.Configz != nil {
 		read("/configz", func(w http.ResponseWriter, _ *http.Request) {
 			writeJSON(w, map[string]any{"kubeletconfig": s.cfg.Configz})
 		})
-	}
-	for path, page := range s.cfg.Pages {
-		read(path, page.ServeHTTP)
 	}
 	if s.cfg.NoDebugging {
 		return s.guard(mux)
@@ -54,11 +72,13 @@ func (s *Server) Handler() http.Handler {
 	}
 	mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
 	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
-	read("/debug/pprof/", pprof.Index)
-	read("/debug/pprof/cmdline", pprof.Cmdline)
-	read("/debug/pprof/profile", pprof.Profile)
-	read("/debug/pprof/symbol", pprof.Symbol)
-	read("/debug/pprof/trace", pprof.Trace)
+	if !s.cfg.NoProfiling {
+		read("/debug/pprof/", pprof.Index)
+		read("/debug/pprof/cmdline", pprof.Cmdline)
+		read("/debug/pprof/profile", pprof.Profile)
+		read("/debug/pprof/symbol", pprof.Symbol)
+		read("/debug/pprof/trace", pprof.Trace)
+	}
 	if s.cfg.LogDir != "" {
 		read("/logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.cfg.LogDir))).ServeHTTP)
 	}

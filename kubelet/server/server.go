@@ -53,7 +53,10 @@ type Config struct {
 	// MinTLS and Ciphers bound the protocol; 0 and nil mean Go's defaults.
 	MinTLS  uint16
 	Ciphers []uint16
+	Curves  []tls.CurveID
 	Auth    Auth
+	// ReadOnly is where to serve pods, statistics and metrics by HTTP to anybody; empty means nowhere.
+	ReadOnly string
 	// NodeName is this node's name: the object that accesses are about.
 	NodeName string
 	// Pods lists the pods of the node with their newest statuses.
@@ -68,6 +71,8 @@ type Config struct {
 	Pages map[string]http.Handler
 	// NoDebugging turns off everything that reaches into containers and the process (enableDebuggingHandlers: false).
 	NoDebugging bool
+	// NoProfiling turns off /debug/pprof.
+	NoProfiling bool
 	// LogDir is shown at /logs/; empty means not at all.
 	LogDir string
 	// Log may be nil.
@@ -105,7 +110,7 @@ func New(cfg Config) (*Server, error) {
 // Run listens and serves until ctx ends. Connections that stream are cut then.
 func (s *Server) Run(ctx context.Context) error {
 	var servers []*http.Server
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	serve := func(l net.Listener, h http.Handler) {
 		srv := s.server(h)
 		servers = append(servers, srv)
@@ -116,6 +121,12 @@ func (s *Server) Run(ctx context.Context) error {
 		var l net.Listener
 		if l, err = listen(s.cfg.Address, "port"); err == nil {
 			serve(tls.NewListener(l, s.tlsConfig()), s.Handler())
+		}
+	}
+	if s.cfg.ReadOnly != "" && err == nil {
+		var l net.Listener
+		if l, err = listen(s.cfg.ReadOnly, "readOnlyPort"); err == nil {
+			serve(l, s.open())
 		}
 	}
 	if s.cfg.Health != "" && err == nil {
@@ -160,8 +171,10 @@ func (s *Server) tlsConfig() *tls.Config {
 		GetCertificate: s.cfg.Certificate,
 		MinVersion:     s.cfg.MinTLS,
 		CipherSuites:   s.cfg.Ciphers,
-		ClientAuth:     tls.RequestClientCert, // checked by the authenticator, for a token may come instead
-		NextProtos:     []string{"http/1.1"},  // a connection of HTTP/2 cannot be upgraded
+
+		CurvePreferences: s.cfg.Curves,
+		ClientAuth:       tls.RequestClientCert, // checked by the authenticator, for a token may come instead
+		NextProtos:       []string{"http/1.1"},  // a connection of HTTP/2 cannot be upgraded
 	}
 }
 

@@ -328,6 +328,22 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// TestReadOnlyPort: it shows pods and pages to anybody, and nothing that reaches further.
+func TestReadOnlyPort(t *testing.T) {
+	s, err := New(Config{NodeName: "n", Pods: func() []*v1.Pod { return nil }, Runtime: &cri{}, Auth: Auth{AlwaysAllow: true},
+		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(s.open())
+	defer srv.Close()
+	for path, want := range map[string]int{"/pods": 200, "/healthz": 200, "/exec/a/b/c": 404, "/containerLogs/a/b/c": 404, "/debug/pprof/": 404, "/configz": 404} {
+		if code, _ := get(t, srv.Client(), "GET", srv.URL+path, ""); code != want {
+			t.Errorf("%s: %d, want %d", path, code, want)
+		}
+	}
+}
+
 func TestLogsFollowAcrossRotation(t *testing.T) {
 	srv, rt := newTest(t, nil)
 	rt.log = filepath.Join(t.TempDir(), "0.log")

@@ -75,6 +75,9 @@ func (s *Source) readFile(path string) (*v1.Pod, error) {
 	return ParsePod(raw, path, s.cfg.NodeName, time.Now())
 }
 
+// origin is where a static pod comes from: which of the two, its path or address, and onto which node.
+type origin struct{ kind, place, node string }
+
 // ParsePod makes a static pod from the content of its file. Its name gets the node's behind it, its UID is a hash of
 // content, node and file.
 func ParsePod(raw []byte, path, node string, now time.Time) (*v1.Pod, error) {
@@ -85,29 +88,34 @@ func ParsePod(raw []byte, path, node string, now time.Time) (*v1.Pod, error) {
 	if p.Kind != "Pod" || p.APIVersion != "v1" {
 		return nil, fmt.Errorf("kind %q of apiVersion %q: only kind Pod of apiVersion v1 can be a static pod", p.Kind, p.APIVersion)
 	}
+	return adopt(p, origin{fromFile, path, node}, now)
+}
+
+// adopt makes p a static pod of this node.
+func adopt(p *v1.Pod, from origin, now time.Time) (*v1.Pod, error) {
 	if err := check(p); err != nil {
 		return nil, err
 	}
 	if p.UID == "" {
 		h := fnv.New128a()
 		fmt.Fprintf(h, "%v", dump.ForHash(p))
-		fmt.Fprintf(h, "host:%s", node)
-		fmt.Fprintf(h, "file:%s", path)
+		fmt.Fprintf(h, "host:%s", from.node)
+		fmt.Fprintf(h, "%s:%s", map[string]string{fromFile: "file", fromURL: "url"}[from.kind], from.place)
 		p.UID = types.UID(hex.EncodeToString(h.Sum(nil)))
 	}
 	p.TypeMeta = metav1.TypeMeta{}
-	p.Name = p.Name + "-" + strings.ToLower(node)
+	p.Name = p.Name + "-" + strings.ToLower(from.node)
 	if p.Namespace == "" {
 		p.Namespace = metav1.NamespaceDefault
 	}
-	p.Spec.NodeName = node
+	p.Spec.NodeName = from.node
 	if p.Annotations == nil {
 		p.Annotations = map[string]string{}
 	}
-	p.Annotations[AnnotationSource] = "file"
+	p.Annotations[AnnotationSource] = from.kind
 	p.Annotations[AnnotationHash] = string(p.UID)
 	p.Annotations[AnnotationSeen] = now.Format(time.RFC3339Nano)
-	p.Annotations[fileAnnotation] = path
+	p.Annotations[fileAnnotation] = from.place
 	p.Spec.Tolerations = append(p.Spec.Tolerations, v1.Toleration{Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoExecute})
 	p.Status = v1.PodStatus{Phase: v1.PodPending}
 	setDefaults(&p.Spec)

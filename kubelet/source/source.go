@@ -1,7 +1,8 @@
-// Package source tells which pods shall run on this node. There are two sources, merged here:
+// Package source tells which pods shall run on this node. There are three sources, merged here:
 //
 //	the API       all pods bound to the node, by a watch
 //	a directory   static pods, one per file, which run also without an API server
+//	a URL         static pods too: a Pod, or a PodList
 //
 // A static pod is shown in the API by a mirror pod, which this package makes and removes: it has the static pod's name,
 // the annotation kubernetes.io/config.mirror with its hash, and never runs itself.
@@ -14,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sort"
 	"sync"
 	"time"
@@ -36,6 +38,18 @@ const (
 	AnnotationMirror = v1.MirrorPodAnnotationKey
 )
 
+// Static tells whether a pod comes from a file or a URL, not from the API.
+func Static(p *v1.Pod) bool {
+	from := p.Annotations[AnnotationSource]
+	return from == fromFile || from == fromURL
+}
+
+// Values of AnnotationSource.
+const (
+	fromFile = "file"
+	fromURL  = "http"
+)
+
 // Sink takes what the sources tell.
 type Sink interface {
 	Update(p *v1.Pod, static bool)
@@ -55,7 +69,11 @@ type Config struct {
 	Dir string
 	// Period is how often Dir is read when nothing tells of a change; 20 s by default.
 	Period time.Duration
-	Sink   Sink
+	// URL of static pods, empty for none; it is read each URLPeriod (20 s by default), with URLHeader.
+	URL       string
+	URLHeader http.Header
+	URLPeriod time.Duration
+	Sink      Sink
 	// Ready is called once both sources have been read for the first time: pods that the runtime has and no source told of
 	// are orphans. Optional.
 	Ready func()
@@ -74,6 +92,8 @@ type Source struct {
 	ready   bool
 	statics map[types.UID]*v1.Pod
 
+	remote *remote // nil without a URL
+
 	mu      sync.Mutex
 	mirrors map[string]*v1.Pod // mirror pods in the API, by namespace/name
 }
@@ -85,6 +105,9 @@ func New(cfg Config) *Source {
 	}
 	s := &Source{cfg: cfg, wake: make(chan struct{}, 1), told: map[types.UID]string{}, statics: map[types.UID]*v1.Pod{},
 		mirrors: map[string]*v1.Pod{}}
+	if cfg.URL != "" {
+		s.remote = newRemote(&s.cfg)
+	}
 	if cfg.Client != nil {
 		s.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &v1.Pod{}, 0, cache.Indexers{})
 	}
@@ -128,6 +151,9 @@ func (s *Source) Run(ctx context.Context) error {
 		}
 		group.Go(func() { s.informer.RunWithContext(ctx) })
 	}
+	if s.remote != nil {
+		group.Go(func() { s.remote.run(ctx, s.Poke) })
+	}
 	if s.cfg.Dir != "" {
 		group.Go(func() { s.notify(ctx) })
 	}
@@ -164,6 +190,9 @@ func (s *Source) pass(ctx context.Context) time.Duration {
 		return untilSynced
 	}
 	statics := s.readDir()
+	if s.remote != nil {
+		s.remote.addTo(statics)
+	}
 	var regular []*v1.Pod
 	if s.informer != nil {
 		regular = s.fromAPI()
@@ -274,7 +303,7 @@ func (s *Source) Mirror(p *v1.Pod) *v1.Pod {
 
 // Shown gives the pod in the API that shows p: p itself, or the mirror of a static pod.
 func (s *Source) Shown(p *v1.Pod) *v1.Pod {
-	if p.Annotations[AnnotationSource] == "file" {
+	if Static(p) {
 		return s.Mirror(p)
 	}
 	return p

@@ -191,7 +191,7 @@ func (w *wiring) controlPlane(ctx context.Context, ready func(string)) error {
 }
 
 func (w *wiring) kubelet(ctx context.Context, ready func(string)) error {
-	conf, err := kubelet.Load(config.KubeletFile(w.c))
+	conf, err := kubelet.Load(config.KubeletFile(w.c), "")
 	if err != nil {
 		return err
 	}

@@ -24,11 +24,13 @@ type Node struct {
 	Object *v1.Node
 	// Allocatable is what pods may use, "pods" included.
 	Allocatable v1.ResourceList
+	// UnsafeSysctls are allowed beside the safe ones: names, or prefixes that end in "*" (allowedUnsafeSysctls).
+	UnsafeSysctls []string
 }
 
 // Check returns nil when the node can take p in beside the active pods.
 func Check(p *v1.Pod, static bool, active []*v1.Pod, n Node) *Refusal {
-	for _, check := range []func(*v1.Pod, bool, []*v1.Pod, Node) *Refusal{checkOS, checkResources, checkAffinity, checkPorts, checkTaints} {
+	for _, check := range []func(*v1.Pod, bool, []*v1.Pod, Node) *Refusal{checkOS, checkResources, checkAffinity, checkPorts, checkTaints, checkSysctls} {
 		if r := check(p, static, active, n); r != nil {
 			return r
 		}

@@ -17,6 +17,31 @@ func parse(t *testing.T, text string) *v1.Pod {
 	return p
 }
 
+func TestSysctls(t *testing.T) {
+	node := Node{UnsafeSysctls: []string{"kernel.msg*", "net.core.somaxconn"}}
+	for name, c := range map[string]struct {
+		sysctl  string
+		hostNet bool
+		want    string
+	}{
+		"safe":           {"net.ipv4.tcp_syncookies", false, ""},
+		"safe, slashes":  {"net/ipv4/tcp_syncookies", false, ""},
+		"unsafe":         {"kernel.shmmax", false, `forbidden sysctl: "kernel.shmmax" not allowlisted`},
+		"allowed prefix": {"kernel.msgmax", false, ""},
+		"allowed":        {"net.core.somaxconn", false, ""},
+		"host network":   {"net.ipv4.tcp_syncookies", true, `forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled`},
+	} {
+		p := &v1.Pod{Spec: v1.PodSpec{HostNetwork: c.hostNet, SecurityContext: &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: c.sysctl}}}}}
+		got := ""
+		if r := Check(p, false, nil, node); r != nil {
+			got = r.Message
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	n := Node{Object: &v1.Node{}, Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"),
 		v1.ResourcePods: resource.MustParse("2")}}

@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 func uid(s string) types.UID { return types.UID(s) }
@@ -42,7 +44,7 @@ func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*
 	config.Linux = &cri.LinuxPodSandboxConfig{CgroupParent: cgroupParent, SecurityContext: security, Sysctls: map[string]string{}}
 	if sc := p.Spec.SecurityContext; sc != nil {
 		for _, s := range sc.Sysctls {
-			config.Linux.Sysctls[s.Name] = s.Value
+			config.Linux.Sysctls[pod.SysctlName(s.Name)] = s.Value
 		}
 	}
 	options := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}

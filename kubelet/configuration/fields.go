@@ -1,0 +1,126 @@
+package configuration
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+)
+
+// applied lists the fields that this kubelet acts on.
+var applied = []string{
+	"enableServer", "staticPodPath", "podLogsDir", "syncFrequency", "fileCheckFrequency", "httpCheckFrequency", "staticPodURL",
+	"staticPodURLHeader", "address", "port", "readOnlyPort", "tlsCertFile", "tlsPrivateKeyFile", "tlsCipherSuites",
+	"tlsCurvePreferences", "tlsMinVersion", "authentication", "authorization", "registryPullQPS", "registryBurst",
+	"eventRecordQPS", "eventBurst", "enableDebuggingHandlers", "enableContentionProfiling", "healthzPort", "healthzBindAddress",
+	"oomScoreAdj", "clusterDomain", "clusterDNS", "nodeStatusUpdateFrequency", "nodeStatusReportFrequency",
+	"nodeLeaseDurationSeconds", "imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent",
+	"imageGCLowThresholdPercent", "cgroupRoot", "cgroupDriver", "runtimeRequestTimeout", "maxPods", "podCIDR", "podPidsLimit",
+	"resolvConf", "cpuCFSQuota", "nodeStatusMaxImages", "maxOpenFiles", "contentType", "kubeAPIQPS", "kubeAPIBurst",
+	"serializeImagePulls", "maxParallelImagePulls", "evictionHard", "evictionSoft", "evictionSoftGracePeriod",
+	"evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
+	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "containerLogMaxSize", "containerLogMaxFiles",
+	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
+	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler",
+	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
+	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1",
+}
+
+// inert maps fields whose value changes nothing to the reason.
+var inert = map[string]string{
+	"streamingConnectionIdleTimeout":            "streams go to the runtime, which has its own",
+	"volumeStatsAggPeriod":                      "volumes are measured when somebody asks",
+	"kubeletCgroups":                            "the kubelet stays in the cgroup it was started in",
+	"cpuManagerReconcilePeriod":                 "nothing is reconciled on a timer",
+	"topologyManagerScope":                      "there is no topology policy but none",
+	"hairpinMode":                               "the runtime's network sees to it",
+	"makeIPTablesUtilChains":                    "no chains of iptables are made; deprecated",
+	"iptablesMasqueradeBit":                     "no chains of iptables are made; deprecated",
+	"iptablesDropBit":                           "no chains of iptables are made; deprecated",
+	"containerLogMaxWorkers":                    "a log is compressed when it is rotated, one after the other",
+	"configMapAndSecretChangeDetectionStrategy": "watching finds a change sooner than either other way",
+	"showHiddenMetricsForVersion":               "no metrics are hidden",
+	"volumePluginDir":                           "there are no FlexVolumes; deprecated",
+	"kernelMemcgNotification":                   "memory is looked at every ten seconds anyway",
+	"enableDebugFlagsHandler":                   "the log level does not change while the kubelet runs",
+	"logging":                                   "the log is text on standard error",
+}
+
+// refusal is a field that may only have its default.
+type refusal struct {
+	field string
+	// asked tells whether something else is asked for.
+	asked func(c *kubeletconfig.KubeletConfiguration) bool
+	// remedy is what to write instead.
+	remedy string
+}
+
+func refusals() []refusal {
+	type conf = kubeletconfig.KubeletConfiguration
+	return []refusal{
+		{"rotateCertificates", func(c *conf) bool { return c.RotateCertificates }, "false, with credentials that somebody else renews"},
+		{"serverTLSBootstrap", func(c *conf) bool { return c.ServerTLSBootstrap }, "false, with tlsCertFile and tlsPrivateKeyFile"},
+		{"imagePullCredentialsVerificationPolicy", func(c *conf) bool {
+			p := c.ImagePullCredentialsVerificationPolicy
+			return p != "" && p != kubeletconfig.NeverVerify && p != kubeletconfig.NeverVerifyPreloadedImages
+		}, "NeverVerify"},
+		{"preloadedImagesVerificationAllowlist", func(c *conf) bool { return len(c.PreloadedImagesVerificationAllowlist) > 0 }, "leave it out"},
+		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
+		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
+		{"cpuManagerPolicy", func(c *conf) bool { return c.CPUManagerPolicy != "" && c.CPUManagerPolicy != "none" }, "none"},
+		{"cpuManagerPolicyOptions", func(c *conf) bool { return len(c.CPUManagerPolicyOptions) > 0 }, "leave it out"},
+		{"singleProcessOOMKill", func(c *conf) bool { return c.SingleProcessOOMKill != nil && *c.SingleProcessOOMKill }, "false"},
+		{"memoryManagerPolicy", func(c *conf) bool {
+			return c.MemoryManagerPolicy != "" && c.MemoryManagerPolicy != kubeletconfig.NoneMemoryManagerPolicy
+		}, "None"},
+		{"topologyManagerPolicy", func(c *conf) bool {
+			return c.TopologyManagerPolicy != "" && c.TopologyManagerPolicy != kubeletconfig.NoneTopologyManagerPolicy
+		}, "none"},
+		{"topologyManagerPolicyOptions", func(c *conf) bool { return len(c.TopologyManagerPolicyOptions) > 0 }, "leave it out"},
+		{"reservedMemory", func(c *conf) bool { return len(c.ReservedMemory) > 0 }, "leave it out"},
+		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
+		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
+		{"cpuCFSQuotaPeriod", func(c *conf) bool {
+			return c.CPUCFSQuotaPeriod != nil && c.CPUCFSQuotaPeriod.Duration != 0 && c.CPUCFSQuotaPeriod.Duration != 100*time.Millisecond
+		}, "100ms"},
+		{"enableControllerAttachDetach", func(c *conf) bool { return c.EnableControllerAttachDetach != nil && !*c.EnableControllerAttachDetach }, "true"},
+		{"memorySwap", func(c *conf) bool { return c.MemorySwap.SwapBehavior != "" && c.MemorySwap.SwapBehavior != "NoSwap" }, "swapBehavior: NoSwap"},
+		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
+		{"enableSystemLogQuery", func(c *conf) bool { return c.EnableSystemLogQuery != nil && *c.EnableSystemLogQuery }, "false"},
+		{"shutdownGracePeriod", func(c *conf) bool { return c.ShutdownGracePeriod.Duration != 0 }, "0s"},
+		{"shutdownGracePeriodCriticalPods", func(c *conf) bool { return c.ShutdownGracePeriodCriticalPods.Duration != 0 }, "0s"},
+		{"shutdownGracePeriodByPodPriority", func(c *conf) bool { return len(c.ShutdownGracePeriodByPodPriority) > 0 }, "leave it out"},
+		{"memoryThrottlingFactor", func(c *conf) bool { return c.MemoryThrottlingFactor != nil }, "leave it out"},
+		{"memoryReservationPolicy", func(c *conf) bool {
+			return c.MemoryReservationPolicy != "" && c.MemoryReservationPolicy != kubeletconfig.NoneMemoryReservationPolicy
+		}, "None"},
+		{"tracing", func(c *conf) bool { return c.Tracing != nil }, "leave it out"},
+		{"localStorageCapacityIsolation", func(c *conf) bool { return c.LocalStorageCapacityIsolation != nil && !*c.LocalStorageCapacityIsolation }, "true"},
+		{"userNamespaces", func(c *conf) bool { return c.UserNamespaces != nil }, "leave it out"},
+	}
+}
+
+// refused names each field that asks for what this kubelet cannot do.
+func refused(c *kubeletconfig.KubeletConfiguration) []error {
+	var errs []error
+	for _, r := range refusals() {
+		if r.asked(c) {
+			errs = append(errs, fmt.Errorf("%s: not supported by this kubelet: use %s", r.field, r.remedy))
+		}
+	}
+	return errs
+}
+
+// Fate of a field: applied, inert or refused; empty for one that does not exist.
+func Fate(field string) string {
+	switch {
+	case slices.Contains(applied, field):
+		return "applied"
+	case inert[field] != "":
+		return "inert"
+	case slices.ContainsFunc(refusals(), func(r refusal) bool { return r.field == field }):
+		return "refused"
+	}
+	return ""
+}

@@ -1,0 +1,135 @@
+package configuration
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+	"k8s.io/utils/cpuset"
+)
+
+// check collects errors that name their field.
+type check struct{ errs []error }
+
+func (v *check) failIf(bad bool, field, format string, args ...any) {
+	if bad {
+		v.errs = append(v.errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (v *check) atLeast(field string, value, least int64) {
+	v.failIf(value < least, field, "%d must not be below %d", value, least)
+}
+
+func (v *check) between(field string, value, least, most int64) {
+	v.failIf(value < least || value > most, field, "%d must be between %d and %d", value, least, most)
+}
+
+func (v *check) oneOf(field, value string, allowed ...string) {
+	v.failIf(!slices.Contains(allowed, value), field, "%q is none of %q", value, allowed)
+}
+
+// validate applies upstream's rules (pkg/kubelet/apis/config/validation) to a configuration with its defaults.
+func validate(c *kubeletconfig.KubeletConfiguration) []error {
+	v := &check{}
+	v.numbers(c)
+	v.words(c)
+	v.images(c)
+	v.enforcement(c)
+	return v.errs
+}
+
+func (v *check) numbers(c *kubeletconfig.KubeletConfiguration) {
+	const ports = 65535
+	v.atLeast("nodeLeaseDurationSeconds", int64(c.NodeLeaseDurationSeconds), 1)
+	v.atLeast("eventBurst", int64(c.EventBurst), 0)
+	v.atLeast("eventRecordQPS", int64(*c.EventRecordQPS), 0)
+	v.between("healthzPort", int64(*c.HealthzPort), 0, ports)
+	v.between("port", int64(c.Port), 1, ports)
+	v.between("readOnlyPort", int64(c.ReadOnlyPort), 0, ports)
+	v.atLeast("kubeAPIBurst", int64(c.KubeAPIBurst), 0)
+	if c.KubeAPIQPS != nil {
+		v.atLeast("kubeAPIQPS", int64(*c.KubeAPIQPS), 0)
+	}
+	v.atLeast("nodeStatusMaxImages", int64(*c.NodeStatusMaxImages), -1)
+	v.atLeast("maxOpenFiles", c.MaxOpenFiles, 0)
+	v.atLeast("maxPods", int64(c.MaxPods), 0)
+	v.atLeast("podsPerCore", int64(c.PodsPerCore), 0)
+	v.between("oomScoreAdj", int64(*c.OOMScoreAdj), -1000, 1000)
+	v.atLeast("registryBurst", int64(c.RegistryBurst), 0)
+	if c.RegistryPullQPS != nil {
+		v.atLeast("registryPullQPS", int64(*c.RegistryPullQPS), 0)
+	}
+	v.failIf(*c.ContainerLogMaxFiles <= 1, "containerLogMaxFiles", "%d must be greater than 1", *c.ContainerLogMaxFiles)
+	v.atLeast("containerLogMaxWorkers", int64(*c.ContainerLogMaxWorkers), 1)
+	most := c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
+	v.failIf(most < time.Second || most > 5*time.Minute, "crashLoopBackOff.maxContainerRestartPeriod", "%s must be between 1s and 300s", most)
+	v.failIf(c.ContainerLogMonitorInterval.Duration < 3*time.Second, "containerLogMonitorInterval", "%s must not be below 3s",
+		c.ContainerLogMonitorInterval.Duration)
+}
+
+func (v *check) words(c *kubeletconfig.KubeletConfiguration) {
+	v.oneOf("cgroupDriver", c.CgroupDriver, "cgroupfs", "systemd")
+	v.oneOf("hairpinMode", c.HairpinMode, kubeletconfig.HairpinNone, kubeletconfig.HairpinVeth, kubeletconfig.PromiscuousBridge)
+	v.oneOf("authorization.mode", string(c.Authorization.Mode), string(kubeletconfig.KubeletAuthorizationModeAlwaysAllow),
+		string(kubeletconfig.KubeletAuthorizationModeWebhook))
+	v.oneOf("configMapAndSecretChangeDetectionStrategy", string(c.ConfigMapAndSecretChangeDetectionStrategy),
+		string(kubeletconfig.WatchChangeDetectionStrategy), string(kubeletconfig.TTLCacheChangeDetectionStrategy), string(kubeletconfig.GetChangeDetectionStrategy))
+	v.failIf((c.TLSCertFile == "") != (c.TLSPrivateKeyFile == ""), "tlsCertFile, tlsPrivateKeyFile", "both or none must be given")
+	v.failIf(c.StaticPodURL == "" && len(c.StaticPodURLHeader) > 0, "staticPodURLHeader", "staticPodURL is not set")
+	if c.PodCIDR != "" {
+		_, _, err := net.ParseCIDR(c.PodCIDR)
+		v.failIf(err != nil, "podCIDR", "%q is no range of addresses", c.PodCIDR)
+	}
+	for _, t := range c.RegisterWithTaints {
+		v.failIf(t.TimeAdded != nil, "registerWithTaints", "timeAdded of taint %q must not be set", t.Key)
+		v.failIf(t.Key == "" || t.Effect == "", "registerWithTaints", "a taint must have a key and an effect")
+	}
+}
+
+func (v *check) images(c *kubeletconfig.KubeletConfiguration) {
+	v.between("imageGCHighThresholdPercent", int64(*c.ImageGCHighThresholdPercent), 0, 100)
+	v.between("imageGCLowThresholdPercent", int64(*c.ImageGCLowThresholdPercent), 0, 100)
+	v.failIf(*c.ImageGCLowThresholdPercent >= *c.ImageGCHighThresholdPercent, "imageGCLowThresholdPercent",
+		"%d must be below imageGCHighThresholdPercent, %d", *c.ImageGCLowThresholdPercent, *c.ImageGCHighThresholdPercent)
+	least, most := c.ImageMinimumGCAge.Duration, c.ImageMaximumGCAge.Duration
+	v.failIf(least < 0, "imageMinimumGCAge", "%s must not be negative", least)
+	v.failIf(most < 0 || (most > 0 && most <= least), "imageMaximumGCAge", "%s must be above imageMinimumGCAge, %s", most, least)
+	if n := c.MaxParallelImagePulls; n != nil {
+		v.atLeast("maxParallelImagePulls", int64(*n), 1)
+		v.failIf(*n > 1 && c.SerializeImagePulls != nil && *c.SerializeImagePulls, "maxParallelImagePulls", "%d needs serializeImagePulls: false", *n)
+	}
+}
+
+// What enforceNodeAllocatable may name.
+const (
+	EnforcePods                = "pods"
+	EnforceNone                = "none"
+	EnforceSystem              = "system-reserved"
+	EnforceSystemCompressible  = "system-reserved-compressible"
+	EnforceKubelet             = "kube-reserved"
+	EnforceKubeletCompressible = "kube-reserved-compressible"
+)
+
+func (v *check) enforcement(c *kubeletconfig.KubeletConfiguration) {
+	const field = "enforceNodeAllocatable"
+	has := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(c.EnforceNodeAllocatable, n) })
+	}
+	for _, name := range c.EnforceNodeAllocatable {
+		v.oneOf(field, name, EnforcePods, EnforceNone, EnforceSystem, EnforceSystemCompressible, EnforceKubelet, EnforceKubeletCompressible)
+	}
+	v.failIf(has(EnforceNone) && len(c.EnforceNodeAllocatable) > 1, field, "nothing may stand beside none")
+	v.failIf(has(EnforceSystem) && has(EnforceSystemCompressible), field, "%s and %s exclude each other", EnforceSystem, EnforceSystemCompressible)
+	v.failIf(has(EnforceKubelet) && has(EnforceKubeletCompressible), field, "%s and %s exclude each other", EnforceKubelet, EnforceKubeletCompressible)
+	v.failIf(has(EnforceSystem, EnforceSystemCompressible) && c.SystemReservedCgroup == "", "systemReservedCgroup", "must be given to enforce it")
+	v.failIf(has(EnforceKubelet, EnforceKubeletCompressible) && c.KubeReservedCgroup == "", "kubeReservedCgroup", "must be given to enforce it")
+	if c.ReservedSystemCPUs == "" {
+		return
+	}
+	_, err := cpuset.Parse(c.ReservedSystemCPUs)
+	v.failIf(err != nil, "reservedSystemCPUs", "%q is no list of CPUs, as 0-3,7", c.ReservedSystemCPUs)
+	v.failIf(c.SystemReservedCgroup != "" || c.KubeReservedCgroup != "", "reservedSystemCPUs", "cannot be used with systemReservedCgroup or kubeReservedCgroup")
+}
