@@ -32,15 +32,16 @@ func reads(mux *http.ServeMux) func(path string, h http.HandlerFunc) {
 	}
 }
 
-// open is what the read-only port shows to anybody.
-func (s *Server) open() http.Handler {
+// openPort is what the read-only port shows to anybody: health, pods, statistics and metrics.
+type openPort struct{ *Server }
+
+func (s openPort) handler() http.Handler {
 	mux := http.NewServeMux()
-	s.pages(mux)
+	s.add(mux)
 	return mux
 }
 
-// pages adds health, pods, statistics and metrics.
-func (s *Server) pages(mux *http.ServeMux) {
+func (s openPort) add(mux *http.ServeMux) {
 	read := reads(mux)
 	read("/healthz", s.health)
 	read("/healthz/", s.health)
@@ -54,7 +55,7 @@ func (s *Server) pages(mux *http.ServeMux) {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	read := reads(mux)
-	s.pages(mux)
+	openPort{s}.add(mux)
 	if s.cfg.Configz != nil {
 		read("/configz", func(w http.ResponseWriter, _ *http.Request) {
 			writeJSON(w, map[string]any{"kubeletconfig": s.cfg.Configz})

@@ -126,7 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.cfg.ReadOnly != "" && err == nil {
 		var l net.Listener
 		if l, err = listen(s.cfg.ReadOnly, "readOnlyPort"); err == nil {
-			serve(l, s.open())
+			serve(l, openPort{s}.handler())
 		}
 	}
 	if s.cfg.Health != "" && err == nil {

@@ -335,7 +335,7 @@ func TestReadOnlyPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(s.open())
+	srv := httptest.NewServer(openPort{s}.handler())
 	defer srv.Close()
 	for path, want := range map[string]int{"/pods": 200, "/healthz": 200, "/exec/a/b/c": 404, "/containerLogs/a/b/c": 404, "/debug/pprof/": 404, "/configz": 404} {
 		if code, _ := get(t, srv.Client(), "GET", srv.URL+path, ""); code != want {
