@@ -68,10 +68,13 @@ func condition(name, reason string, err error) *runtimeapi.RuntimeCondition {
 	return &runtimeapi.RuntimeCondition{Type: name, Status: true}
 }
 
-func (h versionHandlers) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
-	return &runtimeapi.RuntimeConfigResponse{
-		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
-	}, nil
+// RuntimeConfig tells the kubelet which cgroup driver it must have too.
+func (h versionHandlers) RuntimeConfig(ctx context.Context, _ *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	driver := runtimeapi.CgroupDriver_CGROUPFS
+	if h.node.Status(ctx).SystemdCgroups {
+		driver = runtimeapi.CgroupDriver_SYSTEMD
+	}
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
 }
 
 // UpdateRuntimeConfig tells the network the node's pod ranges, one per address family, separated by commas.

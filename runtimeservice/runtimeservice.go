@@ -151,7 +151,9 @@ type Status struct {
 	Network  error
 	Handlers []Handler
 	Features Features
-	Info     map[string]any // for people: versions, directories, what the machine lacks
+	// SystemdCgroups: the cgroup driver is systemd, not cgroupfs.
+	SystemdCgroups bool
+	Info           map[string]any // for people: versions, directories, what the machine lacks
 }
 
 // Features are what this runtime can do whatever the handler.

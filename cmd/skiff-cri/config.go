@@ -15,7 +15,9 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
 	"github.com/pelletier/go-toml/v2/unstable"
+	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 
 	"github.com/skiff-node/skiff/cri/trace"
 )
@@ -34,6 +36,7 @@ type Config struct {
 	Streams      string             `toml:"streams"`
 	Cgroup       string             `toml:"cgroup"`
 	CgroupParent string             `toml:"cgroup_parent"`
+	CgroupDriver cgroup.Driver      `toml:"cgroup_driver"`
 	SeccompDir   string             `toml:"seccomp_dir"`
 	CDIDirs      []string           `toml:"cdi_spec_dirs"`
 	Keeper       string             `toml:"keeper"`
@@ -218,7 +221,7 @@ func (c Config) complete() (Config, error) {
 		{&c.Listen, filepath.Join(c.RunDir, "cri.sock")},
 		{&c.ImagesListen, filepath.Join(c.RunDir, "images.sock")},
 		{&c.KeeperLog, filepath.Join(c.RunDir, "keeper.log")},
-		{&c.CgroupParent, filepath.Join("/", c.Cgroup, "pods")},
+		{&c.CgroupParent, map[cgroup.Driver]string{cgroup.Cgroupfs: filepath.Join("/", c.Cgroup, "pods")}[c.CgroupDriver]},
 		{&c.Monitor.Debug, filepath.Join(c.RunDir, "debug.sock")},
 	} {
 		if *d.value == "" {

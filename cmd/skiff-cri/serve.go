@@ -81,7 +81,7 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 		return p, err
 	}
 	p.runtime, err = runtime.New(runtime.Config{
-		RunDir: c.RunDir, Images: p.images, Network: p.network, CgroupParent: c.CgroupParent, SeccompDir: c.SeccompDir,
+		RunDir: c.RunDir, Images: p.images, Network: p.network, CgroupParent: c.CgroupParent, CgroupDriver: c.CgroupDriver, SeccompDir: c.SeccompDir,
 		CDIDirs:  c.CDIDirs,
 		Handlers: known, Log: log.With("part", "runtime"),
 		Connect: func(ctx context.Context) (link.Keeper, error) {

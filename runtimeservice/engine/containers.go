@@ -90,9 +90,10 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 // reserve enters a new container in the table, its gate taken; or finds the identical one that waits to be started.
 func (c *containers) reserve(box sandboxRecord, config runtimeservice.ContainerConfig, key []byte) (o *container, found bool, err error) {
 	id := newID()
+	place, _ := c.cfg.CgroupDriver.Container(box.Cgroup, id)
 	rec := containerRecord{
 		Container: runtimeservice.Container{ID: id, SandboxID: box.Sandbox.ID, Config: config, CreatedAt: now()},
-		Phase:     lifecycle.Creating, Cgroup: filepath.Join("/", box.Cgroup, id),
+		Phase:     lifecycle.Creating, Cgroup: place,
 		Volumes: len(config.ImageVolumes()),
 	}
 	if box.Sandbox.Config.LogDirectory != "" && config.LogPath != "" {

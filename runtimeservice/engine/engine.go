@@ -43,8 +43,11 @@ type Config struct {
 	Network network.Service
 	// Connect launches or adopts the keeper. Required. It is called again when the keeper is lost.
 	Connect func(ctx context.Context) (link.Keeper, error)
-	// CgroupParent is the parent of the cgroups of pods whose request names none. Default "/skiff/pods".
+	// CgroupParent is the parent of the cgroups of pods whose request names none. Default "/skiff/pods", or with systemd
+	// "skiff-pods.slice".
 	CgroupParent string
+	// CgroupDriver makes the cgroups. Default cgroup.Cgroupfs.
+	CgroupDriver cgroup.Driver
 	// CDIDirs hold the descriptions of CDI devices. Default cdi.DefaultDirs.
 	CDIDirs []string
 	// SeccompDir is where localhost profiles given by a relative path are. Default /var/lib/kubelet/seccomp.
@@ -72,8 +75,14 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Images == nil || cfg.Network == nil || cfg.Connect == nil {
 		return nil, errors.New("runtime: Images, Network and Connect are required")
 	}
+	if cfg.CgroupDriver == "" {
+		cfg.CgroupDriver = cgroup.Cgroupfs
+	}
+	if err := cfg.CgroupDriver.Check(); err != nil {
+		return nil, fmt.Errorf("runtime: %w", err)
+	}
 	if cfg.CgroupParent == "" {
-		cfg.CgroupParent = "/skiff/pods"
+		cfg.CgroupParent = map[cgroup.Driver]string{cgroup.Cgroupfs: "/skiff/pods", cgroup.Systemd: "skiff-pods.slice"}[cfg.CgroupDriver]
 	}
 	if len(cfg.CDIDirs) == 0 {
 		cfg.CDIDirs = cdi.DefaultDirs

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/handler"
 )
 
@@ -20,9 +21,10 @@ func (n *node) Status(ctx context.Context) runtimeservice.Status {
 		Runtime: err,
 		Network: n.cfg.Network.Status(ctx),
 		Info: map[string]any{
-			"runDir": n.cfg.RunDir, "cgroupParent": n.cfg.CgroupParent, "cgroupDriver": "cgroupfs", "host": n.host,
+			"runDir": n.cfg.RunDir, "cgroupParent": n.cfg.CgroupParent, "cgroupDriver": n.cfg.CgroupDriver, "host": n.host,
 		},
 	}
+	st.SystemdCgroups = n.cfg.CgroupDriver == cgroup.Systemd
 	noUsers := n.userNamespaces(ctx)
 	st.Features.UserNamespacesHostNetwork = noUsers == nil
 	if noUsers != nil {

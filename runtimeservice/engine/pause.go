@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/pause"
 )
@@ -29,7 +30,9 @@ func (s *sandboxParts) startPause(ctx context.Context, rec sandboxRecord) error 
 		return fmt.Errorf("encode the specification: %w", err)
 	}
 	id := rec.Sandbox.ID
-	if _, err := kept.Create(ctx, keeper.Create{ID: id, Spec: text, Bundle: s.sandboxDir(id)}); err != nil {
+	if _, err := kept.Create(ctx, keeper.Create{
+		ID: id, Spec: text, Bundle: s.sandboxDir(id), SystemdCgroup: s.cfg.CgroupDriver == cgroup.Systemd,
+	}); err != nil {
 		return err
 	}
 	_, err = kept.Start(ctx, id)
@@ -39,7 +42,8 @@ func (s *sandboxParts) startPause(ctx context.Context, rec sandboxRecord) error 
 func (s *sandboxParts) pauseSpec(rec sandboxRecord, root string) *specs.Spec {
 	pinned := s.pinned(rec)
 	adj := s.host.ClampOOMScore(-998)
-	out := pause.Spec(root, filepath.Join("/", rec.Cgroup, rec.Sandbox.ID))
+	_, oci := s.cfg.CgroupDriver.Container(rec.Cgroup, rec.Sandbox.ID)
+	out := pause.Spec(root, oci)
 	out.Process.OOMScoreAdj = &adj
 	user := ""
 	if pinned.Owned {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
@@ -233,7 +234,9 @@ func (c *core) sweep(known map[string]bool) error {
 			return err
 		}
 	}
-	c.cgroups.Sweep(c.cfg.CgroupParent, known)
+	if c.cfg.CgroupDriver == cgroup.Cgroupfs {
+		c.cgroups.Sweep(c.cfg.CgroupParent, known)
+	}
 	return namespace.Sweep(c.nsDir(), known)
 }
 
@@ -312,7 +315,9 @@ func (e *Engine) Teardown(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove all sandboxes: %w", err)
 	}
-	e.core.cgroups.RemoveEmpty(e.core.cfg.CgroupParent, "/")
+	if e.core.cfg.CgroupDriver == cgroup.Cgroupfs {
+		e.core.cgroups.RemoveEmpty(e.core.cfg.CgroupParent, "/")
+	}
 	kept, err := e.core.link.Get()
 	if err != nil {
 		return err

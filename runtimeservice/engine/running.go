@@ -12,6 +12,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/admit"
 	"github.com/skiff-node/skiff/runtimeservice/bundle"
+	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
@@ -42,7 +43,7 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 	_, err = kept.Create(step, keeper.Create{
 		ID: id, Spec: config, Bundle: c.containerDir(id), Runtime: run.Runtime(),
 		LogPath: rec.Container.LogPath, Stdin: rec.Container.Config.Stdin, StdinOnce: rec.Container.Config.StdinOnce,
-		TTY: rec.Container.Config.TTY,
+		TTY: rec.Container.Config.TTY, SystemdCgroup: c.cfg.CgroupDriver == cgroup.Systemd,
 	})
 	done(err)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/admit"
+	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/steps"
 )
@@ -102,7 +102,10 @@ func (s *sandboxes) reserve(c runtimeservice.SandboxConfig, key []byte) (o *sand
 	id := newID()
 	parent := c.CgroupParent
 	if parent == "" {
-		parent = filepath.Join(s.cfg.CgroupParent, id)
+		parent = s.cfg.CgroupDriver.Default(s.cfg.CgroupParent, id)
+	}
+	if parent, err = s.cfg.CgroupDriver.Pod(parent); err != nil {
+		return nil, false, fmt.Errorf("%w: config.linux.cgroup_parent: %w", runtimeservice.ErrInvalid, err)
 	}
 	ns := c.Security.Namespaces
 	rec := sandboxRecord{
@@ -221,7 +224,7 @@ func (s *sandboxes) discard(ctx context.Context, o *sandbox) error {
 	if err := steps.Undo(ctx, s.parts.steps(o)); err != nil {
 		return err
 	}
-	if rec.CgroupMade {
+	if rec.CgroupMade && s.cfg.CgroupDriver == cgroup.Cgroupfs {
 		s.cgroups.RemoveEmpty(rec.Cgroup, s.cfg.CgroupParent)
 	}
 	return s.boxes.Drop(o)

@@ -121,9 +121,10 @@ func (c *containerParts) writeSpec(o *container, box sandboxRecord, image images
 	if err != nil {
 		return err
 	}
+	_, oci := c.cfg.CgroupDriver.Container(box.Cgroup, rec.Container.ID)
 	in := spec.Input{
 		ID: rec.Container.ID, Config: config, Sandbox: box.Sandbox.Config, Image: image.Config, User: user,
-		Host: c.host, Rootfs: root, Cgroup: rec.Cgroup, Files: c.files(box),
+		Host: c.host, Rootfs: root, Cgroup: oci, Files: c.files(box),
 	}
 	in.Sandbox.Hostname = podfiles.Hostname(box.Sandbox.Config)
 	if in.Joins, err = c.joins(box, config); err != nil {
