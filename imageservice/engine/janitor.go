@@ -3,8 +3,9 @@ package engine
 import (
 	"context"
 	"fmt"
-	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 	"log/slog"
+
+	"github.com/skiff-node/skiff/imageservice/engine/catalog"
 )
 
 // janitor removes what nobody needs. Its sweeps are quick, they only rename; the deleting is done beside the calls

@@ -1,17 +1,14 @@
 package unpack
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"strings"
-	"syscall"
 
-	continuity "github.com/containerd/continuity/fs"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/imageservice"
 )
 
 const (
@@ -21,48 +18,56 @@ const (
 	opaqueXattr    = "trusted.overlay.opaque"
 )
 
-// whiteout makes what stands for a whiteout entry at path. It returns true for every other entry. The path is
-// inside the layer's directory: archive.Apply resolved it.
-func (l *layer) whiteout(h *tar.Header, path string) (bool, error) {
-	base, dir := filepath.Base(path), filepath.Dir(path)
+// whiteout makes what stands for a whiteout entry.
+func (l *layer) whiteout(e entry) error {
 	switch {
-	case base == whiteoutOpaque:
-		return false, opaque(dir)
-	case strings.HasPrefix(base, whiteoutMeta): // bookkeeping of aufs
-		return false, nil
-	case !strings.HasPrefix(base, whiteoutPrefix):
-		return true, nil
+	case e.base == whiteoutOpaque:
+		return opaque(at(e.dir, "."))
+	case strings.HasPrefix(e.base, whiteoutMeta): // bookkeeping of aufs
+		return nil
 	}
-	target := filepath.Join(dir, strings.TrimPrefix(base, whiteoutPrefix))
-	l.white[target] = true
-	if _, err := os.Lstat(target); err == nil {
-		return false, nil // this layer made it already; finish hides what is below
+	base := strings.TrimPrefix(e.base, whiteoutPrefix)
+	if base == "" || base == "." || base == ".." {
+		return fmt.Errorf("whiteout of %q: %w", base, imageservice.ErrCorrupt)
 	}
-	if err := unix.Mknod(target, unix.S_IFCHR, 0); err != nil {
-		return false, fmt.Errorf("make whiteout: %w", err)
+	l.white[path.Join(path.Dir(e.name), base)] = true
+	err := unix.Mknodat(e.dir, base, unix.S_IFCHR, 0)
+	if errors.Is(err, unix.EEXIST) {
+		return nil // this layer made it already; finish hides what is below
 	}
-	return false, os.Lchown(target, h.Uid, h.Gid)
+	if err != nil {
+		return fmt.Errorf("make whiteout: %w", err)
+	}
+	return unix.Fchownat(e.dir, base, e.h.Uid, e.h.Gid, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // finish makes opaque each directory of this layer whose name it also whites out: the lower one is gone, so the two
 // must not be merged.
 func (l *layer) finish() error {
-	for path := range l.white {
-		fi, err := os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.IsDir() {
+	for name := range l.white {
+		l.tree.breathe()
+		dir, err := l.tree.find(path.Dir(name))
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstatat(dir, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		switch {
+		case missing(err), err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR:
 			continue
-		} else if err != nil {
+		case err != nil:
 			return err
 		}
-		if err := opaque(path); err != nil {
+		if err := opaque(at(dir, path.Base(name))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+func missing(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
+
 func opaque(dir string) error {
-	if err := unix.Setxattr(dir, opaqueXattr, []byte{'y'}, 0); err != nil {
+	if err := unix.Lsetxattr(dir, opaqueXattr, []byte{'y'}, 0); err != nil {
 		return fmt.Errorf("make directory opaque: %w", err)
 	}
 	return nil
@@ -71,66 +76,81 @@ func opaque(dir string) error {
 // Adopt gives the implied directories of the layer at dir the mode, owner, times and attributes that they have in
 // the nearest of the layers below, lowers, which is ordered from the nearest down.
 func Adopt(dir string, implied, lowers []string) error {
+	target, err := openTree(dir)
+	if err != nil {
+		return err
+	}
+	defer target.close()
+	var below []*tree
+	defer func() {
+		for _, t := range below {
+			t.close()
+		}
+	}()
+	for _, lower := range lowers {
+		t, err := openTree(lower)
+		if err != nil {
+			return err
+		}
+		below = append(below, t)
+	}
 	for _, name := range implied {
-		if err := adopt(dir, name, lowers); err != nil {
+		for _, t := range append(below, target) {
+			t.breathe()
+		}
+		if err := adopt(target, name, below); err != nil {
 			return fmt.Errorf("adopt attributes of /%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func adopt(dir, name string, lowers []string) error {
-	target, fi, err := lookup(dir, name)
-	if err != nil || fi == nil || !fi.IsDir() {
+func adopt(target *tree, name string, lowers []*tree) error {
+	to, st, err := target.lookup(name)
+	if err != nil || st == nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return err // a link of this layer led elsewhere: nothing was implied here
 	}
 	for _, lower := range lowers {
-		source, fi, err := lookup(lower, name)
+		from, st, err := lower.lookup(name)
 		if err != nil {
 			return err
 		}
-		if fi == nil {
+		if st == nil {
 			continue
 		}
-		if !fi.IsDir() {
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			return nil // replaced, nothing to inherit
 		}
-		return copyAttributes(target, source, fi)
+		return copyAttributes(to, from, st)
 	}
 	return nil
 }
 
-// lookup finds name below root, never leaving it; a nil FileInfo means there is none.
-func lookup(root, name string) (string, os.FileInfo, error) {
-	parent, err := continuity.RootPath(root, filepath.Dir(name))
-	if err != nil {
-		return "", nil, err
+// lookup finds name in the tree, not following it itself; nil means there is none.
+func (t *tree) lookup(name string) (string, *unix.Stat_t, error) {
+	var st unix.Stat_t
+	dir, err := t.find(path.Dir(name))
+	if err == nil {
+		err = unix.Fstatat(dir, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
 	}
-	path := filepath.Join(parent, filepath.Base(name))
-	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	if missing(err) {
 		return "", nil, nil
 	}
-	return path, fi, err
+	return at(dir, path.Base(name)), &st, err
 }
 
 // copyAttributes copies from one directory to another; neither is a link.
-func copyAttributes(target, source string, fi os.FileInfo) error {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil
-	}
-	if err := os.Lchown(target, int(st.Uid), int(st.Gid)); err != nil {
+func copyAttributes(target, source string, st *unix.Stat_t) error {
+	if err := unix.Lchown(target, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	if err := os.Chmod(target, fi.Mode()&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
+	if err := unix.Chmod(target, st.Mode&0o7777); err != nil {
 		return err
 	}
 	if err := copyXattrs(target, source); err != nil {
 		return err
 	}
-	times := []unix.Timespec{{Sec: st.Atim.Sec, Nsec: st.Atim.Nsec}, {Sec: st.Mtim.Sec, Nsec: st.Mtim.Nsec}}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, target, times, unix.AT_SYMLINK_NOFOLLOW)
+	return unix.UtimesNanoAt(unix.AT_FDCWD, target, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func copyXattrs(target, source string) error {

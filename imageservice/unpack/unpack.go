@@ -11,7 +11,7 @@
 //   - What a layer says about overlayfs itself (trusted.overlay.*, user.overlay.*) is not the image's to say. It is
 //     dropped.
 //
-// Paths are resolved inside the layer's directory by containerd's pkg/archive, so no entry, link or whiteout leads out.
+// Names are resolved by the kernel inside the layer's directory (see tree), so no entry, link or whiteout leads out.
 package unpack
 
 import (
@@ -24,9 +24,7 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"strings"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -54,8 +52,13 @@ func Layer(ctx context.Context, dir string, stream io.Reader, diffID digest.Dige
 	defer plain.Close()
 	hash := diffID.Algorithm().Digester()
 	body := io.TeeReader(&source{r: plain}, hash.Hash())
-	l := &layer{entries: map[string]bool{}, parents: map[string]bool{}, white: map[string]bool{}}
-	_, err = archive.Apply(ctx, dir, body, archive.WithFilter(l.filter), archive.WithConvertWhiteout(l.whiteout))
+	t, err := openTree(dir)
+	if err != nil {
+		return Result{}, err
+	}
+	defer t.close()
+	l := &layer{tree: t, entries: map[string]bool{}, parents: map[string]bool{}, white: map[string]bool{}}
+	err = l.apply(ctx, body)
 	if err == nil {
 		err = l.finish()
 	}
@@ -126,29 +129,20 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 
 // layer follows the entries of one stream.
 type layer struct {
+	tree    *tree
 	entries map[string]bool // names with an entry; true for directories
 	parents map[string]bool // directories that some entry needs
 	order   []string        // keys of parents, parents before children
-	white   map[string]bool // paths on disk for which a whiteout came
+	white   map[string]bool // names for which a whiteout came
+	dirs    []dirTime
 	bytes   int64
 }
 
-// filter sees every header before it is applied. It accepts all and takes off what images may not say.
-func (l *layer) filter(h *tar.Header) (bool, error) {
-	for key := range h.PAXRecords {
-		name := strings.TrimPrefix(key, "SCHILY.xattr.")
-		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
-			delete(h.PAXRecords, key)
-		}
-	}
-	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-	if name == "" {
-		return true, nil
-	}
+// note remembers an entry for what is known only at the end.
+func (l *layer) note(name string, h *tar.Header) {
 	l.entries[name] = h.Typeflag == tar.TypeDir
 	l.bytes += (h.Size + block - 1) / block * block
 	l.need(path.Dir(name))
-	return true, nil
 }
 
 func (l *layer) need(dir string) {
