@@ -30,7 +30,7 @@ deps: ## install the Debian packages that building needs
 
 build: deps ## build all binaries and images into bin/
 	@mkdir -p $(BIN)/images
-	CGO_ENABLED=1 $(GO) build -tags seccomp -ldflags '$(LDFLAGS)' -o $(BIN)/ $(filter-out ./cmd/skiff-keeper,$(patsubst %/,./%,$(wildcard cmd/*/)))
+	CGO_ENABLED=1 $(GO) build -tags seccomp,nri_no_wasm -ldflags '$(LDFLAGS)' -o $(BIN)/ $(filter-out ./cmd/skiff-keeper,$(patsubst %/,./%,$(wildcard cmd/*/)))
 	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/skiff-keeper
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/images/ ./test/images/hello ./test/images/probe ./test/images/registry
 	$(GO) run ./test/images/mkimages $(BIN)/images $(BIN)/images

@@ -46,6 +46,10 @@ var owners = map[string][]string{
 	"github.com/containerd/containerd/v2/core":    {"imageservice"},
 	"github.com/containerd/containerd/v2/plugins": {"imageservice"},
 	"tags.cncf.io/container-device-interface":     {"runtimeservice/cdi"},
+	"github.com/containerd/nri":                   {"runtimeservice/nri", "cmd/skiff-cri"},
+	"github.com/opencontainers/runtime-tools":     {"runtimeservice/nri", "runtimeservice/spec"},
+	"go.opentelemetry.io/otel/sdk":                {"cri/trace"},
+	"go.opentelemetry.io/otel/exporters":          {"cri/trace"},
 	"github.com/google/go-containerregistry":      {"test/images", "imageservice"},
 }
 

@@ -14,12 +14,16 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 
 	"github.com/skiff-node/skiff/cri/trace"
+	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/cdi"
+	"github.com/skiff-node/skiff/runtimeservice/nri"
 )
 
 // defaultConfig is the commented configuration file, and the source of all defaults.
@@ -42,9 +46,9 @@ type Config struct {
 	Keeper       string             `toml:"keeper"`
 	KeeperLog    string             `toml:"keeper_log"`
 	LogLevel     slog.Level         `toml:"log_level"`
-	LogFormat    string             `toml:"log_format"`
 	Monitor      MonitorConfig      `toml:"monitor"`
 	Tracing      TracingConfig      `toml:"tracing"`
+	NRI          NRIConfig          `toml:"nri"`
 	Images       ImagesConfig       `toml:"images"`
 	Network      NetworkConfig      `toml:"network"`
 	Runtimes     map[string]Runtime `toml:"runtimes"`
@@ -54,9 +58,21 @@ type Config struct {
 
 // MonitorConfig is the section [monitor].
 type MonitorConfig struct {
+	LogFormat  string `toml:"log_format"`
 	Metrics    string `toml:"metrics"`
 	Debug      string `toml:"debug"`
 	StuckAfter int    `toml:"stuck_after_seconds"`
+}
+
+// NRIConfig is the section [nri].
+type NRIConfig struct {
+	Enable       bool          `toml:"enable"`
+	Socket       string        `toml:"socket"`
+	PluginDir    string        `toml:"plugin_dir"`
+	ConfigDir    string        `toml:"config_dir"`
+	Registration int           `toml:"registration_timeout_seconds"`
+	Request      int           `toml:"request_timeout_seconds"`
+	Validator    nri.Validator `toml:"default_validator"`
 }
 
 // TracingConfig is the section [tracing].
@@ -223,6 +239,7 @@ func (c Config) complete() (Config, error) {
 		{&c.KeeperLog, filepath.Join(c.RunDir, "keeper.log")},
 		{&c.CgroupParent, map[cgroup.Driver]string{cgroup.Cgroupfs: filepath.Join("/", c.Cgroup, "pods")}[c.CgroupDriver]},
 		{&c.Monitor.Debug, filepath.Join(c.RunDir, "debug.sock")},
+		{&c.NRI.Socket, c.nriSocket()},
 	} {
 		if *d.value == "" {
 			*d.value = d.fallback
@@ -234,7 +251,34 @@ func (c Config) complete() (Config, error) {
 			return c, c.bad("runtimes."+name+".path", "%q is not an absolute path", r.Path)
 		}
 	}
-	return c, c.checkMonitor()
+	return c, errors.Join(c.checkMonitor(), c.checkNRI())
+}
+
+// injectCDI adds devices to a specification by their CDI names.
+func (c Config) injectCDI(s *specs.Spec, devices []string) error {
+	dirs := c.CDIDirs
+	if len(dirs) == 0 {
+		dirs = cdi.DefaultDirs
+	}
+	return cdi.Inject(s, runtimeservice.ContainerConfig{CDIDevices: devices}, dirs)
+}
+
+// nriSocket is the usual one for the node's usual runtime: another beside it must not take it away.
+func (c Config) nriSocket() string {
+	if c.RunDir == "/run/skiff" {
+		return "/var/run/nri/nri.sock"
+	}
+	return filepath.Join(c.RunDir, "nri.sock")
+}
+
+func (c Config) checkNRI() error {
+	if c.NRI.Socket != off && !filepath.IsAbs(c.NRI.Socket) {
+		return c.bad("nri.socket", "%q is neither an absolute path nor %q", c.NRI.Socket, off)
+	}
+	if c.NRI.Registration < 0 || c.NRI.Request < 0 {
+		return c.bad("nri.request_timeout_seconds", "a time limit is negative")
+	}
+	return nil
 }
 
 // off is the value of a key that has a default, but shall have none.
@@ -243,8 +287,8 @@ const off = "off"
 // checkMonitor checks what concerns logs, metrics and traces.
 func (c Config) checkMonitor() error {
 	m, t := c.Monitor, c.Tracing
-	if c.LogFormat != "text" && c.LogFormat != "json" {
-		return c.bad("log_format", "%q is neither \"text\" nor \"json\"", c.LogFormat)
+	if m.LogFormat != "text" && m.LogFormat != "json" {
+		return c.bad("monitor.log_format", "%q is neither \"text\" nor \"json\"", m.LogFormat)
 	}
 	if path, unix := strings.CutPrefix(m.Metrics, "unix://"); unix && !filepath.IsAbs(path) {
 		return c.bad("monitor.metrics", "%q is not an absolute path", path)

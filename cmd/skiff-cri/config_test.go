@@ -77,7 +77,7 @@ func TestWrongValues(t *testing.T) {
 	for text, want := range map[string]string{
 		"# a comment\nroot = \"x\"":                   `cri.toml: line 2: root: "x" is not an absolute path`,
 		"[runtimes.x]\n\npath = \"crun\"":             "cri.toml: line 3: runtimes.x.path",
-		"log_format = \"xml\"":                        "line 1: log_format",
+		"[monitor]\nlog_format = \"xml\"":             "line 2: monitor.log_format",
 		"[monitor]\nmetrics = \"9345\"":               "line 2: monitor.metrics",
 		"[monitor]\nmetrics = \"unix://x\"":           "line 2: monitor.metrics",
 		"[monitor]\ndebug = \"x\"":                    "line 2: monitor.debug",

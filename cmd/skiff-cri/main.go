@@ -55,7 +55,7 @@ func run(args []string) error {
 	defer stop()
 	level := &slog.LevelVar{}
 	level.Set(config.LogLevel)
-	log := logger(config.LogFormat, level)
+	log := logger(config.Monitor.LogFormat, level)
 	switch command {
 	case "version":
 		fmt.Println("skiff-cri", version, runtime.Version())

@@ -14,6 +14,7 @@ func adopt(old, now Config) Config {
 	out := old
 	out.LogLevel = now.LogLevel
 	out.Monitor = now.Monitor
+	out.Monitor.LogFormat = old.Monitor.LogFormat
 	out.Tracing = now.Tracing
 	out.Images.CertsDirs, out.Images.DockerConfig = now.Images.CertsDirs, now.Images.DockerConfig
 	out.Images.Pinned, out.Images.StallTimeout = now.Images.Pinned, now.Images.StallTimeout

@@ -25,7 +25,7 @@ func differ(t *testing.T, base Config, key string) (Config, bool) {
 	if i := strings.LastIndexByte(key, '.'); i >= 0 {
 		table, name = "["+key[:i]+"]\n", key[i+1:]
 	}
-	for _, value := range []string{`"/x"`, `"debug"`, `"127.0.0.1"`, "77", "0.5", "true", `["/x"]`, `["10.1.0.0/16"]`, `["10.1.0.1"]`} {
+	for _, value := range []string{`"/x"`, `"debug"`, `"127.0.0.1"`, "77", "0.5", "true", "false", `["/x"]`, `["10.1.0.0/16"]`, `["10.1.0.1"]`} {
 		now, err := load(write(t, table+name+" = "+value))
 		if err != nil {
 			continue

@@ -30,6 +30,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/link"
+	"github.com/skiff-node/skiff/runtimeservice/nri"
 )
 
 // closePatience is how long calls in flight may take to end when the server stops.
@@ -41,6 +42,7 @@ type parts struct {
 	images  *images.Engine
 	network *network.Engine
 	runtime *runtime.Engine
+	plugins *nri.Plugins // nil: none take part
 	// connects counts the connections made to the keeper.
 	connects atomic.Uint64
 }
@@ -138,9 +140,37 @@ func lock(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// admit lets NRI plugins take part. Without them the node works too, so what keeps them out is only logged.
+func (p *parts) admit(c Config, log *slog.Logger) {
+	if !c.NRI.Enable {
+		return
+	}
+	socket := c.NRI.Socket
+	if socket == off {
+		socket = ""
+	}
+	plugins, err := nri.New(nri.Config{
+		Runtime: p.runtime.Host(), Version: version, Socket: socket, PluginDir: c.NRI.PluginDir, ConfigDir: c.NRI.ConfigDir,
+		Registration: time.Duration(c.NRI.Registration) * time.Second, Request: time.Duration(c.NRI.Request) * time.Second,
+		Validator: c.NRI.Validator, InjectCDI: c.injectCDI, Log: log.With("part", "nri"),
+	})
+	if err == nil {
+		err = plugins.Start()
+	}
+	if err != nil {
+		log.Error("no NRI plugin can take part", "error", err)
+		return
+	}
+	p.plugins = plugins
+	p.runtime.Invite(plugins, log.With("part", "nri"))
+}
+
 // close lets go of everything and leaves it as it is.
 func (p *parts) close() error {
 	var errs []error
+	if p.plugins != nil {
+		p.plugins.Close()
+	}
 	if p.runtime != nil {
 		errs = append(errs, p.runtime.Close(closePatience))
 	}
@@ -170,6 +200,7 @@ func serve(ctx context.Context, c Config, o *operations, read func() (Config, er
 	if err != nil {
 		return err
 	}
+	p.admit(c, o.log)
 	// First, so that who hears from the CRI socket finds the images' too.
 	listener, err := api.Listen(c.ImagesListen)
 	if err != nil {

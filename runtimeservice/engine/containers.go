@@ -14,6 +14,7 @@ import (
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/admit"
+	"github.com/skiff-node/skiff/runtimeservice/hooks"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
@@ -65,6 +66,7 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 		return id, nil
 	}
 	defer o.Leave()
+	defer c.guests.Hold()()
 	o.Set(func(r *containerRecord) {
 		r.Container.ImageID, r.Container.StopSignal = image.ID, spec.StopSignal(config.StopSignal, image.Config.StopSignal)
 	})
@@ -73,6 +75,7 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 		err = steps.Run(ctx, c.parts.makeSteps(o, box, image))
 	}
 	if err != nil {
+		c.inform(context.WithoutCancel(ctx), hooks.RemoveContainer, o)
 		return "", c.failed(o, err)
 	}
 	if err := c.units.Move(o, lifecycle.Made, func(r *containerRecord, _ lifecycle.Phase) { r.Container.CreatedAt = now() }); err != nil {
@@ -84,6 +87,7 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 	}
 	c.log.Info("container created", "container", id, "sandbox", box.Sandbox.ID, "name", config.Metadata.Name)
 	c.notify(runtimeservice.EventCreated, id, box.Sandbox.ID)
+	c.inform(ctx, hooks.ContainerCreated, o)
 	return id, nil
 }
 
@@ -128,6 +132,7 @@ func (c *containers) StartContainer(ctx context.Context, id string) error {
 	}
 	id = o.Record().Container.ID
 	_, err = c.flights.Join(ctx, "start "+id, runLimit, func(ctx context.Context) (string, error) {
+		defer c.guests.Hold()()
 		if err := o.Enter(ctx); err != nil {
 			return "", err
 		}
@@ -150,7 +155,11 @@ func (c *containers) start(ctx context.Context, o *container) error {
 	if p := box.Record().Phase; p != lifecycle.Ready {
 		return fmt.Errorf("sandbox %s is %s: %w", rec.Container.SandboxID, p, runtimeservice.ErrState)
 	}
-	started, err := c.launch(ctx, rec, box.Record())
+	var started keeper.Started
+	pod, unit := c.view.UnitOf(rec)
+	if err = c.guests.Ask(ctx, hooks.StartContainer, pod, unit); err == nil {
+		started, err = c.launch(ctx, rec, box.Record())
+	}
 	if err != nil {
 		exit := keeper.Exit{Code: startErrorCode, At: now()}
 		return errors.Join(fmt.Errorf("start container %s: %w", rec.Container.ID, err),
@@ -159,6 +168,7 @@ func (c *containers) start(ctx context.Context, o *container) error {
 	if err := c.markStarted(o, started.Pid, started.At); err != nil {
 		return err
 	}
+	c.inform(ctx, hooks.ContainerStarted, o)
 	if p := box.Record().Phase; p != lifecycle.Ready {
 		// The sandbox stopped meanwhile, and may have seen this container as not running yet.
 		return errors.Join(fmt.Errorf("sandbox %s is %s: %w", rec.Container.SandboxID, p, runtimeservice.ErrState), c.stop(ctx, o, 0))
@@ -185,11 +195,16 @@ func (c *containers) StopContainer(ctx context.Context, id string, timeout time.
 const killPatience = 90 * time.Second
 
 // stop needs no gate: an earlier stop with more patience must not hold up one with less.
-func (c *containers) stop(ctx context.Context, o *container, timeout time.Duration) error {
+func (c *containers) stop(ctx context.Context, o *container, timeout time.Duration) (err error) {
 	rec := o.Record()
 	if rec.Phase != lifecycle.Running {
 		return nil
 	}
+	defer func() {
+		if err == nil {
+			c.inform(ctx, hooks.StopContainer, o)
+		}
+	}()
 	if timeout > 0 {
 		number, err := spec.Signal(rec.Container.StopSignal)
 		if err != nil {
@@ -267,6 +282,7 @@ func (c *containers) remove(ctx context.Context, o *container) error {
 	if err := c.units.Move(o, lifecycle.Remove, nil); err != nil {
 		return err
 	}
+	c.inform(ctx, hooks.RemoveContainer, o)
 	if err := c.discard(ctx, o); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
@@ -283,11 +299,14 @@ func (c *containers) discard(ctx context.Context, o *container) error {
 	return c.units.Drop(o)
 }
 
-// Container implements runtimeservice.Containers.
+// Container implements runtimeservice.Containers. One that is being made is not there yet.
 func (c *containers) Container(_ context.Context, id string) (runtimeservice.Container, error) {
 	o, err := c.units.Find(id)
 	if err != nil {
 		return runtimeservice.Container{}, err
+	}
+	if o.Record().Phase == lifecycle.Creating {
+		return runtimeservice.Container{}, fmt.Errorf("container %q: %w", id, runtimeservice.ErrNotFound)
 	}
 	return o.Record().Public(), nil
 }

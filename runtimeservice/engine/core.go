@@ -12,6 +12,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/flight"
 	"github.com/skiff-node/skiff/runtimeservice/handler"
+	"github.com/skiff-node/skiff/runtimeservice/hooks"
 	"github.com/skiff-node/skiff/runtimeservice/hub"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/record"
@@ -20,6 +21,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/userns"
 )
 
+// What is recorded of sandboxes and containers, and the objects in memory.
 type (
 	sandboxRecord   = record.Sandbox
 	containerRecord = record.Container
@@ -39,9 +41,11 @@ type core struct {
 	// handlers may change while the engine runs.
 	handlers atomic.Pointer[handler.Set]
 	users    userns.Trial // whether pods can have user namespaces
+	guests   hooks.Guests
 
 	boxes *table.Table[sandboxRecord]
 	units *table.Table[containerRecord]
+	view  record.View // of boxes and units
 }
 
 // The places below RunDir.
@@ -61,28 +65,7 @@ func newID() string {
 // now is the wall clock without its monotonic part, which records cannot keep.
 func now() time.Time { return time.Now().Round(0) }
 
-// containersOf are the containers of a sandbox.
-func (c *core) containersOf(sandboxID string) []*container {
-	var out []*container
-	for _, o := range c.units.All() {
-		if o.Record().Container.SandboxID == sandboxID {
-			out = append(out, o)
-		}
-	}
-	return out
-}
-
 // notify tells the watchers of a change, with the whole pod as it is now.
 func (c *core) notify(t runtimeservice.EventType, id, sandboxID string) {
-	c.hub.Publish(func() runtimeservice.Event {
-		e := runtimeservice.Event{ID: id, Type: t, At: now()}
-		if o, err := c.boxes.Find(sandboxID); err == nil {
-			s := o.Record().Public()
-			e.Sandbox = &s
-		}
-		for _, o := range c.containersOf(sandboxID) {
-			e.Containers = append(e.Containers, o.Record().Public())
-		}
-		return e
-	})
+	c.hub.Publish(func() runtimeservice.Event { return c.view.Event(t, id, sandboxID) })
 }

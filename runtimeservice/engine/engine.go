@@ -23,6 +23,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/meters"
+	"github.com/skiff-node/skiff/runtimeservice/record"
 	"github.com/skiff-node/skiff/runtimeservice/session"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
 	"github.com/skiff-node/skiff/runtimeservice/table"
@@ -116,6 +117,7 @@ func New(cfg Config) (*Engine, error) {
 	if c.units, err = table.Open[containerRecord](c.recordDir("containers"), "container", lifecycle.Container()); err != nil {
 		return nil, err
 	}
+	c.view = record.View{Boxes: c.boxes, Members: c.units, Bundle: c.containerDir}
 	return assemble(c), nil
 }
 
@@ -124,7 +126,7 @@ func assemble(c *core) *Engine {
 	e.sandboxes = &sandboxes{core: c, parts: &sandboxParts{core: c}}
 	e.containers = &containers{core: c, parts: &containerParts{core: c, sandboxes: e.sandboxes.parts}}
 	e.sandboxes.containers = e.containers
-	e.meters = meters.New(measured{c}, c.cfg.Images, c.cgroups)
+	e.meters = meters.New(c.view, c.cfg.Images, c.cgroups)
 	return e
 }
 
@@ -141,5 +143,6 @@ func (e *Engine) Close(patience time.Duration) error {
 	if !e.core.flights.Wait(patience) {
 		e.core.log.Warn("operations still run; the next start undoes them")
 	}
+	e.core.guests.Wait()
 	return e.core.link.Close()
 }

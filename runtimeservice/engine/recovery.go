@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"sync"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/namespace"
+	"github.com/skiff-node/skiff/runtimeservice/record"
 	"github.com/skiff-node/skiff/runtimeservice/rootfs"
 )
 
@@ -53,8 +53,12 @@ func (e *Engine) whileFollowing(ctx context.Context, fn func()) {
 // the sweep does by their ids.
 func (e *Engine) load() error {
 	c := e.core
-	if err := c.checkBoot(); err != nil {
+	anew, err := record.CheckBoot(c.recordDir(""), "sandboxes", "containers")
+	if err != nil {
 		return err
+	}
+	if anew {
+		c.log.Info("the machine was started anew: all records of sandboxes and containers are discarded")
 	}
 	torn, err := c.boxes.Load()
 	if err != nil {
@@ -74,31 +78,6 @@ func (e *Engine) load() error {
 		}
 	}
 	return nil
-}
-
-// checkBoot deletes all records when the machine has been started anew since they were written.
-func (c *core) checkBoot() error {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return fmt.Errorf("read the id of this boot: %w", err)
-	}
-	path := c.recordDir("boot")
-	last, err := os.ReadFile(path)
-	if err == nil && string(last) == string(boot) {
-		return nil
-	}
-	if err == nil {
-		c.log.Info("the machine was started anew: discarding all records of sandboxes and containers")
-		for _, kind := range []string{"sandboxes", "containers"} {
-			if err := rootfs.RemoveFlat(c.recordDir(kind)); err != nil {
-				return err
-			}
-			if err := os.MkdirAll(c.recordDir(kind), 0o700); err != nil {
-				return err
-			}
-		}
-	}
-	return os.WriteFile(path, boot, 0o600)
 }
 
 // reconcile brings the containers to what the keeper knows of them.
@@ -145,12 +124,12 @@ func (e *Engine) adopt(ctx context.Context, o *container, row keeper.Container, 
 	case known && row.State == keeper.Running:
 		return e.containers.markStarted(o, row.Pid, row.StartedAt)
 	case known && row.Exit != nil:
-		reason, message := reasonOf(*row.Exit)
+		reason, message := record.Reason(*row.Exit)
 		return errors.Join(e.containers.markStarted(o, row.Pid, row.StartedAt), e.containers.markEnded(o, *row.Exit, reason, message))
 	case !known && rec.Phase == lifecycle.Running:
 		// Its keeper is gone. Nobody would ever learn its end or write its log: it must not run on unseen.
 		exit := keeper.Exit{Code: 255, Unknown: true, At: now()}
-		reason, message := reasonOf(exit)
+		reason, message := record.Reason(exit)
 		if err := e.core.cgroups.Kill(rec.Cgroup); err != nil {
 			return err
 		}
@@ -296,7 +275,7 @@ func (e *Engine) apply(event keeper.Event) error {
 	case event.State == keeper.Running:
 		return e.containers.markStarted(o, event.Pid, event.At)
 	case event.State == keeper.Exited && event.Exit != nil && !o.Record().Container.StartedAt.IsZero():
-		reason, message := reasonOf(*event.Exit)
+		reason, message := record.Reason(*event.Exit)
 		return e.containers.markEnded(o, *event.Exit, reason, message)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/admit"
 	"github.com/skiff-node/skiff/runtimeservice/bundle"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
+	"github.com/skiff-node/skiff/runtimeservice/hooks"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
@@ -124,24 +125,30 @@ func (c *containers) markEnded(o *container, exit keeper.Exit, reason, message s
 	rec := o.Record().Container
 	c.log.Info("container ended", "container", rec.ID, "code", rec.ExitCode, "reason", reason)
 	c.notify(runtimeservice.EventStopped, rec.ID, rec.SandboxID)
+	pod, unit := c.view.UnitOf(o.Record())
+	c.guests.InformLater(hooks.StopContainer, pod, unit)
 	return nil
-}
-
-// reasonOf names how a process ended, in the words CRI clients know.
-func reasonOf(e keeper.Exit) (reason, message string) {
-	switch {
-	case e.Unknown:
-		return runtimeservice.ReasonUnknown, "the container's end was not observed"
-	case e.OOMKilled:
-		return runtimeservice.ReasonOOMKilled, ""
-	case e.Code == 0:
-		return runtimeservice.ReasonCompleted, ""
-	}
-	return runtimeservice.ReasonError, ""
 }
 
 // UpdateContainer implements runtimeservice.Containers. The record changes only when the cgroup has.
 func (c *containers) UpdateContainer(ctx context.Context, id string, r runtimeservice.Resources) error {
+	o, err := c.units.Find(id)
+	if err != nil {
+		return err
+	}
+	pod, unit := c.view.UnitOf(o.Record())
+	if r, err = c.guests.Resize(ctx, pod, *unit, r); err != nil {
+		return err
+	}
+	if err := c.ApplyResources(ctx, o.Record().Container.ID, r); err != nil {
+		return err
+	}
+	c.inform(ctx, hooks.ContainerUpdated, o)
+	return nil
+}
+
+// ApplyResources is UpdateContainer without asking plugins: it may be they who want it.
+func (c *core) ApplyResources(ctx context.Context, id string, r runtimeservice.Resources) error {
 	o, err := c.units.Find(id)
 	if err != nil {
 		return err

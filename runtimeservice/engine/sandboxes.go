@@ -13,6 +13,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/admit"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
+	"github.com/skiff-node/skiff/runtimeservice/hooks"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/steps"
 )
@@ -70,10 +71,13 @@ func (s *sandboxes) run(ctx context.Context, c runtimeservice.SandboxConfig, key
 		return o.Record().Sandbox.ID, nil
 	}
 	defer o.Leave()
+	defer s.guests.Hold()()
 	id := o.Record().Sandbox.ID
 	err = s.boxes.Save(o)
 	if err == nil {
-		err = steps.Run(ctx, s.parts.steps(o))
+		err = steps.Run(ctx, append(s.parts.steps(o), steps.Step{Name: "present it", Do: func(ctx context.Context) error {
+			return s.guests.Ask(ctx, hooks.RunSandbox, s.view.PodOf(o.Record()), nil)
+		}}))
 	}
 	if err != nil {
 		return "", s.failed(o, err)
@@ -155,12 +159,13 @@ func (s *sandboxes) stop(ctx context.Context, o *sandbox) error {
 		return err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	for _, c := range s.containersOf(rec.Sandbox.ID) {
+	for _, c := range s.view.ContainersOf(rec.Sandbox.ID) {
 		group.Go(func() error { return s.containers.stop(groupCtx, c, 0) })
 	}
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("stop sandbox %s: %w", rec.Sandbox.ID, err)
 	}
+	s.guests.Inform(ctx, hooks.StopSandbox, s.view.PodOf(rec), nil)
 	if err := steps.Undo(ctx, s.parts.steps(o)[1:]); err != nil {
 		return fmt.Errorf("stop sandbox %s: %w", rec.Sandbox.ID, err)
 	}
@@ -205,11 +210,12 @@ func (s *sandboxes) remove(ctx context.Context, o *sandbox) error {
 	if err := s.boxes.Move(o, lifecycle.Remove, nil); err != nil {
 		return err
 	}
-	for _, c := range s.containersOf(id) {
+	for _, c := range s.view.ContainersOf(id) {
 		if err := s.containers.RemoveContainer(ctx, c.Record().Container.ID); err != nil {
 			return fmt.Errorf("remove sandbox %s: %w", id, err)
 		}
 	}
+	s.guests.Inform(ctx, hooks.RemoveSandbox, s.view.PodOf(rec), nil)
 	if err := s.discard(ctx, o); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", id, err)
 	}
@@ -230,11 +236,14 @@ func (s *sandboxes) discard(ctx context.Context, o *sandbox) error {
 	return s.boxes.Drop(o)
 }
 
-// Sandbox implements runtimeservice.Sandboxes.
+// Sandbox implements runtimeservice.Sandboxes. One that is being made is not there yet.
 func (s *sandboxes) Sandbox(_ context.Context, id string) (runtimeservice.Sandbox, error) {
 	o, err := s.boxes.Find(id)
 	if err != nil {
 		return runtimeservice.Sandbox{}, err
+	}
+	if o.Record().Phase == lifecycle.Creating {
+		return runtimeservice.Sandbox{}, fmt.Errorf("sandbox %q: %w", id, runtimeservice.ErrNotFound)
 	}
 	return o.Record().Public(), nil
 }
@@ -262,8 +271,15 @@ func (s *sandboxes) UpdateSandbox(ctx context.Context, id string, overhead, reso
 		return err
 	}
 	defer o.Leave()
-	return s.boxes.Change(o, func(r *sandboxRecord) error {
+	if err := s.guests.ResizePod(ctx, s.view.PodOf(o.Record()), overhead, resources); err != nil {
+		return err
+	}
+	err = s.boxes.Change(o, func(r *sandboxRecord) error {
 		r.Sandbox.Config.Overhead, r.Sandbox.Config.Resources = overhead, resources
 		return nil
 	})
+	if err == nil {
+		s.guests.Inform(ctx, hooks.SandboxUpdated, s.view.PodOf(o.Record()), nil)
+	}
+	return err
 }

@@ -69,7 +69,7 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 	for n, image := range rec.Container.Config.ImageVolumes() {
 		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, o, box, volume{n, image.Image.Ref}) }
 	}
-	list[len(list)-2].Do = func(context.Context) error { return c.writeSpec(o, box, image) }
+	list[len(list)-2].Do = func(ctx context.Context) error { return c.writeSpec(ctx, o, box, image) }
 	return list[:len(list)-1]
 }
 
@@ -110,7 +110,7 @@ func (c *core) mount(box sandboxRecord, mounts []imageservice.Mount, target stri
 }
 
 // writeSpec looks up what the specification needs and writes it beside the root file system.
-func (c *containerParts) writeSpec(o *container, box sandboxRecord, image imageservice.Image) error {
+func (c *containerParts) writeSpec(ctx context.Context, o *container, box sandboxRecord, image imageservice.Image) error {
 	rec := o.Record()
 	dir := c.containerDir(rec.Container.ID)
 	root := filepath.Join(dir, "rootfs")
@@ -158,6 +158,9 @@ func (c *containerParts) writeSpec(o *container, box sandboxRecord, image images
 		return err
 	}
 	o.Set(func(r *containerRecord) { r.Container.User = user })
+	if err := c.adjust(ctx, o, built); err != nil {
+		return err
+	}
 	return bundle.Write(dir, built)
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/hooks"
 )
 
 // ListDetails implements runtimeservice.Meters. What ends meanwhile is left out.
@@ -17,7 +18,7 @@ func (m *Meters) ListDetails(ctx context.Context) ([]runtimeservice.SandboxDetai
 	if err != nil {
 		return nil, err
 	}
-	units := map[string][]Unit{}
+	units := map[string][]hooks.Unit{}
 	for _, u := range m.pods.Units() {
 		if u.State == runtimeservice.ContainerRunning {
 			units[u.SandboxID] = append(units[u.SandboxID], u)
@@ -49,7 +50,7 @@ func (m *Meters) ListDetails(ctx context.Context) ([]runtimeservice.SandboxDetai
 	return out, nil
 }
 
-func (m *Meters) sandboxDetail(p Pod) (runtimeservice.SandboxDetail, error) {
+func (m *Meters) sandboxDetail(p hooks.Pod) (runtimeservice.SandboxDetail, error) {
 	out := runtimeservice.SandboxDetail{Sandbox: p.Sandbox, Cgroup: p.Cgroup}
 	var err error
 	if out.Detail, err = m.machine.Detail(p.Cgroup, time.Now()); err != nil {
@@ -59,7 +60,7 @@ func (m *Meters) sandboxDetail(p Pod) (runtimeservice.SandboxDetail, error) {
 	return out, err
 }
 
-func (m *Meters) containerDetails(ctx context.Context, units []Unit, mountpoint string) ([]runtimeservice.ContainerDetail, error) {
+func (m *Meters) containerDetails(ctx context.Context, units []hooks.Unit, mountpoint string) ([]runtimeservice.ContainerDetail, error) {
 	var out []runtimeservice.ContainerDetail
 	for _, u := range units {
 		d := runtimeservice.ContainerDetail{Container: u.Container, Cgroup: u.Cgroup}

@@ -8,29 +8,18 @@ import (
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
+	"github.com/skiff-node/skiff/runtimeservice/hooks"
 	"github.com/skiff-node/skiff/runtimeservice/namespace"
 	"github.com/skiff-node/skiff/runtimeservice/stats"
 )
 
-// Pod is a sandbox, and where its cgroup is.
-type Pod struct {
-	runtimeservice.Sandbox
-	Cgroup string
-}
-
-// Unit is a container, and where its cgroup is.
-type Unit struct {
-	runtimeservice.Container
-	Cgroup string
-}
-
 // Pods is what there is at the moment.
 type Pods interface {
 	// Pod and Unit find one by id or unique prefix of it.
-	Pod(id string) (Pod, error)
-	Unit(id string) (Unit, error)
-	Pods() []Pod
-	Units() []Unit
+	Pod(id string) (hooks.Pod, error)
+	Unit(id string) (hooks.Unit, error)
+	Pods() []hooks.Pod
+	Units() []hooks.Unit
 }
 
 // Layers measures writable layers.
@@ -91,7 +80,7 @@ func (m *Meters) ContainerStats(ctx context.Context, id string) (runtimeservice.
 	return m.container(ctx, u, fs.Mountpoint)
 }
 
-func (m *Meters) container(ctx context.Context, u Unit, mountpoint string) (runtimeservice.ContainerStats, error) {
+func (m *Meters) container(ctx context.Context, u hooks.Unit, mountpoint string) (runtimeservice.ContainerStats, error) {
 	out := runtimeservice.ContainerStats{Container: u.Container}
 	var err error
 	if out.Usage, err = m.samples.Measure(u.Cgroup); err != nil {
@@ -149,7 +138,7 @@ func (m *Meters) SandboxStats(ctx context.Context, id string) (runtimeservice.Sa
 	return out, err
 }
 
-func interfaces(p Pod) (out []runtimeservice.InterfaceUsage, err error) {
+func interfaces(p hooks.Pod) (out []runtimeservice.InterfaceUsage, err error) {
 	if p.NetNS == "" || p.State != runtimeservice.SandboxReady {
 		return nil, nil
 	}

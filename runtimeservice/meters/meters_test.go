@@ -10,33 +10,34 @@ import (
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
+	"github.com/skiff-node/skiff/runtimeservice/hooks"
 )
 
 // table is what there is; looking a container up may end it.
 type table struct {
-	pods  []Pod
-	units []Unit
+	pods  []hooks.Pod
+	units []hooks.Unit
 }
 
-func (t *table) Pods() []Pod   { return t.pods }
-func (t *table) Units() []Unit { return t.units }
+func (t *table) Pods() []hooks.Pod   { return t.pods }
+func (t *table) Units() []hooks.Unit { return t.units }
 
-func (t *table) Pod(id string) (Pod, error) {
+func (t *table) Pod(id string) (hooks.Pod, error) {
 	for _, p := range t.pods {
 		if p.ID == id {
 			return p, nil
 		}
 	}
-	return Pod{}, runtimeservice.ErrNotFound
+	return hooks.Pod{}, runtimeservice.ErrNotFound
 }
 
-func (t *table) Unit(id string) (Unit, error) {
+func (t *table) Unit(id string) (hooks.Unit, error) {
 	for _, u := range t.units {
 		if u.ID == id {
 			return u, nil
 		}
 	}
-	return Unit{}, runtimeservice.ErrNotFound
+	return hooks.Unit{}, runtimeservice.ErrNotFound
 }
 
 // layers has the writable layers of some containers. One that is gone ends the container, as it does in life.
@@ -64,7 +65,7 @@ func (l *layers) FSInfo(context.Context) (images, containers imageservice.FSInfo
 
 func newMeters(t *testing.T, gone map[string]bool) *Meters {
 	root := cgroup.Root{Path: t.TempDir(), V2: true}
-	tab := &table{pods: []Pod{
+	tab := &table{pods: []hooks.Pod{
 		{Sandbox: runtimeservice.Sandbox{ID: "p", State: runtimeservice.SandboxReady}, Cgroup: "/p"},
 		{Sandbox: runtimeservice.Sandbox{ID: "stopped", State: runtimeservice.SandboxNotReady}, Cgroup: "/s"},
 	}}
@@ -80,7 +81,7 @@ func newMeters(t *testing.T, gone map[string]bool) *Meters {
 				t.Fatal(err)
 			}
 		}
-		tab.units = append(tab.units, Unit{Container: runtimeservice.Container{ID: id, SandboxID: "p", State: state}, Cgroup: "/p/" + id})
+		tab.units = append(tab.units, hooks.Unit{Container: runtimeservice.Container{ID: id, SandboxID: "p", State: state}, Cgroup: "/p/" + id})
 	}
 	return New(tab, &layers{table: tab, dir: t.TempDir(), gone: gone}, root)
 }

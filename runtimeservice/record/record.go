@@ -1,4 +1,4 @@
-// Package record is what is written down of sandboxes and containers, and what clients see of it.
+// Package record is what is written down of sandboxes and containers, and how others see what there is.
 package record
 
 import (
@@ -6,7 +6,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 )
 
-// Sandbox is what survives this process of a sandbox. It is enough to undo all of it.
+// Sandbox is what survives the process of a sandbox. It is enough to undo all of it.
 type Sandbox struct {
 	Sandbox    runtimeservice.Sandbox
 	Phase      lifecycle.Phase
@@ -15,7 +15,7 @@ type Sandbox struct {
 	Pause      bool   // there is a pause process that holds the pod's PID namespace
 }
 
-// Container is what survives this process of a container.
+// Container is what survives the process of a container.
 type Container struct {
 	Container runtimeservice.Container
 	Phase     lifecycle.Phase

@@ -79,7 +79,8 @@ func judge(t *testing.T, s spec) {
 	}
 }
 
-// start runs the registry and skiff-cri in the host. Every registry that critest names is led to the one on loopback.
+// start runs the registry and skiff-cri in the host. The specs of NRI have a plugin think for two seconds, after which
+// NRI's own time limit disconnects it. Every registry that critest names is led to the one on loopback.
 func start(t *testing.T, h *harness.Host) {
 	const registry = "127.0.0.1:5000"
 	h.MustRun("sh", "-c", `mkdir -p /etc/skiff/certs.d/_default /etc/skiff/seccomp
@@ -89,6 +90,8 @@ capabilities = ["pull", "resolve"]
 END
 cat >/etc/skiff/cri.toml <<END
 cgroup = "`+h.CgroupRoot+`"
+[nri]
+request_timeout_seconds = 10
 END
 `)
 	background(t, h, "registry", filepath.Join(h.BinDir, "images", "registry"), registry, filepath.Join(h.BinDir, "images"))
@@ -130,9 +133,13 @@ func run(t *testing.T, h *harness.Host, binary string) []spec {
 	report := filepath.Join(h.Dir, "report.json")
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
+	flags := []string{"--runtime-endpoint", "unix:///run/skiff/cri.sock", "--ginkgo.no-color", "--ginkgo.vv",
+		"--ginkgo.json-report", report, "--ginkgo.focus", os.Getenv("CRITEST_FOCUS")}
+	if usage, _ := exec.Command(binary, "--help").CombinedOutput(); strings.Contains(string(usage), "-nri-socket") { // v1.37
+		flags = append(flags, "--nri-socket", "/run/nri/nri.sock")
+	}
 	// The working directory that a command enters a host with is not below the host's root, which ginkgo cannot name.
-	cmd := h.Command(ctx, "sh", "-c", `cd / && exec "$@"`, "sh", binary, "--runtime-endpoint", "unix:///run/skiff/cri.sock", "--ginkgo.no-color", "--ginkgo.vv",
-		"--ginkgo.json-report", report, "--ginkgo.focus", os.Getenv("CRITEST_FOCUS"))
+	cmd := h.Command(ctx, "sh", append([]string{"-c", `cd / && exec "$@"`, "sh", binary}, flags...)...)
 	out, failed := cmd.CombinedOutput()
 	if path := os.Getenv("CRITEST_OUTPUT"); path != "" {
 		if err := os.WriteFile(path, out, 0o600); err != nil {
