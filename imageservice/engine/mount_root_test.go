@@ -215,6 +215,33 @@ func TestSmallRootFileSystems(t *testing.T) {
 	})
 }
 
+// TestArtifactVolume mounts an artifact as an image volume is mounted.
+func TestArtifactVolume(t *testing.T) {
+	s := serve(t, false)
+	s.push(t, "a", "1", artifact(t, imagetest.File{Name: "model/weights", Body: "w"}))
+	inNamespace(t, func(t *testing.T) {
+		e := open(t, Config{})
+		img := pull(t, e, s.addr+"/a:1")
+		mounts, err := e.View(t.Context(), "v", img.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := mount(t, mounts)
+		if got := read(t, root, "model/weights"); got != "w" {
+			t.Errorf("the file holds %q", got)
+		}
+		for name, err := range map[string]error{
+			"new file": os.WriteFile(filepath.Join(root, "x"), nil, 0o644),
+			"change":   os.WriteFile(filepath.Join(root, "model/weights"), []byte("x"), 0o644),
+			"mode":     os.Chmod(filepath.Join(root, "model/weights"), 0o777),
+		} {
+			if !errors.Is(err, syscall.EROFS) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
 // TestManyLayers mounts as many layers as images may have: the options must fit into one page.
 func TestManyLayers(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +24,8 @@ const (
 	signatureKey      = "dev.cosignproject.cosign/signature"
 	signaturePayload  = "application/vnd.dev.cosign.simplesigning.v1+json"
 	signatureReferrer = "application/vnd.dev.cosign.artifact.sig.v1+json"
+	bundleReferrer    = "application/vnd.dev.sigstore.bundle." // newer, not read here
+	referrersTag      = "%s-%s"                                // algorithm, hex: where registries lack the referrers API
 
 	maxSignatures = 64      // that are looked at, of one digest
 	maxPayload    = 1 << 20 // bytes
@@ -83,19 +86,49 @@ func (r source) signatureManifests(ctx context.Context, d digest.Digest) ([]ocis
 	case errors.Is(err, imageservice.ErrNotFound):
 		err = nil
 	}
-	referrers, refErr := r.from.Referrers(ctx, d)
+	referrers, refErr := r.referrers(ctx, d)
+	bundles := 0
 	for _, m := range referrers {
-		if m.ArtifactType == signatureReferrer && len(found) < maxSignatures {
+		switch {
+		case m.ArtifactType == signatureReferrer && len(found) < maxSignatures:
 			found = append(found, m)
+		case strings.HasPrefix(m.ArtifactType, bundleReferrer):
+			bundles++
 		}
 	}
-	if len(found) > 0 {
+	switch {
+	case len(found) > 0:
+		return found, nil
+	case err != nil:
+		return nil, err
+	case bundles > 0:
+		return nil, fmt.Errorf("%w: %s has only sigstore bundles, which are not supported: sign with cosign's --new-bundle-format=false", imageservice.ErrSignatureInvalid, d)
+	case refErr != nil && !errors.Is(refErr, imageservice.ErrUnavailable):
+		return nil, refErr // a registry that merely lacks the API has no referrers
+	}
+	return nil, nil
+}
+
+// referrers lists what refers to a digest, by the API or else by the tag that takes its place (distribution specification,
+// "Referrers Tag Schema").
+func (r source) referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
+	found, err := r.from.Referrers(ctx, d)
+	if err == nil && len(found) > 0 {
 		return found, nil
 	}
-	if refErr != nil && err == nil && !errors.Is(refErr, imageservice.ErrUnavailable) {
-		err = refErr // a registry that merely lacks the API has no referrers
+	tagged, tagErr := r.from.ResolveTag(ctx, fmt.Sprintf(referrersTag, d.Algorithm(), d.Encoded()))
+	if tagErr != nil {
+		return nil, err
 	}
-	return nil, err
+	doc, err := r.small(ctx, tagged)
+	if err != nil {
+		return nil, err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(doc, &index); err != nil {
+		return nil, fmt.Errorf("%s: %w", tagged.Digest, err)
+	}
+	return index.Manifests, nil
 }
 
 func (r source) readSignatures(ctx context.Context, d ocispec.Descriptor) ([]record.Signature, error) {
