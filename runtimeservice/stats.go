@@ -85,7 +85,8 @@ const (
 	EventDeleted EventType = "deleted"
 )
 
-// Event is one change of a container, or of a sandbox when ID is the sandbox's. Sandbox is nil when it is gone.
+// Event is one change of a container, or of a sandbox when ID is the sandbox's, with the whole pod as it is then. Of a
+// deleted sandbox it is the last there was.
 type Event struct {
 	ID         string
 	Type       EventType

@@ -216,11 +216,12 @@ func (s *sandboxes) remove(ctx context.Context, o *sandbox) error {
 		}
 	}
 	s.guests.Inform(ctx, hooks.RemoveSandbox, s.view.PodOf(rec), nil)
+	last := s.view.Event(runtimeservice.EventDeleted, id, id) // watchers know the pod by its status
 	if err := s.discard(ctx, o); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", id, err)
 	}
 	s.log.Info("sandbox removed", "sandbox", id)
-	s.notify(runtimeservice.EventDeleted, id, id)
+	s.hub.Publish(func() runtimeservice.Event { return last })
 	return nil
 }
 
