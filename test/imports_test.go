@@ -30,6 +30,8 @@ var mayImport = map[string][]string{
 // key or lies below it.
 var owners = map[string][]string{
 	"github.com/opencontainers/runc":              {"runtimeservice/oci", "cmd/skiff-keeper"},
+	"github.com/containerd/ttrpc":                 {"runtimeservice/shim"},
+	"github.com/containerd/containerd/api":        {"runtimeservice/shim"},
 	"github.com/containernetworking/cni":          {"network/cni"},
 	"github.com/google/nftables":                  {"proxy/apply", "proxy/packettest", "network/policy", "network/hostport"},
 	"github.com/coredns/coredns":                  {"network/dns"},

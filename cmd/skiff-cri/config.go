@@ -23,6 +23,7 @@ import (
 	"github.com/skiff-node/skiff/cri/trace"
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cdi"
+	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/nri"
 )
 
@@ -111,9 +112,11 @@ type NetworkConfig struct {
 
 // Runtime is a section [runtimes.<handler>].
 type Runtime struct {
+	Type                         string   `toml:"type"`
 	Path                         string   `toml:"path"`
 	Args                         []string `toml:"args"`
 	Root                         string   `toml:"root"`
+	ShimConfig                   string   `toml:"shim_config"`
 	BaseSpec                     string   `toml:"base_spec"`
 	PrivilegedWithoutHostDevices bool     `toml:"privileged_without_host_devices"`
 	PodAnnotations               []string `toml:"pod_annotations"`
@@ -247,7 +250,7 @@ func (c Config) complete() (Config, error) {
 	}
 	c.Listen = strings.TrimPrefix(c.Listen, "unix://")
 	for name, r := range c.Runtimes {
-		if r.Path != "" && !filepath.IsAbs(r.Path) {
+		if r.Type != handler.Shim && r.Path != "" && !filepath.IsAbs(r.Path) {
 			return c, c.bad("runtimes."+name+".path", "%q is not an absolute path", r.Path)
 		}
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,7 +22,7 @@ import (
 )
 
 // foreign are the runtime handlers of each test's configuration, as far as their binaries are there.
-var foreign = map[string]string{"crun": "crun", "debian-runc": "runc"}
+var foreign = map[string]string{"crun": "crun", "debian-runc": "runc", "shim": "containerd-shim-runc-v2"}
 
 // eachHandler runs a test with each kind of runtime.
 func eachHandler(t *testing.T, test func(h *host, handler string)) {
@@ -33,7 +34,7 @@ func eachHandler(t *testing.T, test func(h *host, handler string)) {
 		}
 		defer unix.Unmount(unified, unix.MNT_DETACH)
 	}
-	for _, handler := range []string{"", "crun", "debian-runc"} {
+	for _, handler := range []string{"", "crun", "debian-runc", "shim"} {
 		t.Run("handler "+handler, func(t *testing.T) {
 			if binary := foreign[handler]; binary != "" {
 				if _, err := exec.LookPath(binary); err != nil {
@@ -243,4 +244,94 @@ func (h *host) killKeeper() {
 		return
 	}
 	h.Fatal("the keeper has no cgroup")
+}
+
+// needShim skips where Debian's shim is missing.
+func needShim(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath(foreign["shim"]); err != nil {
+		t.Skipf("needs %s", foreign["shim"])
+	}
+}
+
+// shimOf finds the shim of a sandbox, by its state.
+func (h *host) shimOf(box string) (monitor, shim int) {
+	h.Helper()
+	text, err := os.ReadFile(filepath.Join(h.dir, "run/keeper/foreign/shim", box, "state.json"))
+	if err != nil {
+		h.Fatal(err)
+	}
+	var state struct{ Monitor, Pid int }
+	if err := json.Unmarshal(text, &state); err != nil {
+		h.Fatal(err)
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", state.Pid)) // the sandbox's process is the shim's child
+	if err != nil {
+		h.Fatal(err)
+	}
+	parent := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[1]
+	if shim, err = strconv.Atoi(parent); err != nil {
+		h.Fatal(err)
+	}
+	return state.Monitor, shim
+}
+
+func TestShimDies(t *testing.T) {
+	needShim(t)
+	h := newHost(t)
+	config := h.sandboxConfig("dies")
+	box := h.runWith("shim", config)
+	id := h.start(box, containerConfig("app", "sleep 1000"), config)
+	_, shim := h.shimOf(box)
+	if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", shim)); !strings.Contains(string(name), "containerd-shim-runc-v2") {
+		t.Fatalf("process %d is no shim: %q", shim, name)
+	}
+	if err := unix.Kill(shim, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if s := h.ended(id); s.ExitCode == 0 {
+		t.Errorf("after its shim died: %v", s)
+	}
+	h.remove(box)
+	h.nothingLeft()
+}
+
+func TestShimMonitorDies(t *testing.T) {
+	needShim(t)
+	h := newHost(t)
+	config := h.sandboxConfig("monitor")
+	box := h.runWith("shim", config)
+	id := h.start(box, containerConfig("app", "sleep 1000"), config)
+	monitor, _ := h.shimOf(id)
+	if err := unix.Kill(monitor, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if s := h.ended(id); s.ExitCode != 137 {
+		t.Errorf("after its monitor died: %v", s)
+	}
+	_, shim := h.shimOf(box)
+	h.remove(box)
+	h.until("the shim has ended", func() bool { return unix.Kill(shim, 0) != nil })
+	h.nothingLeft()
+}
+
+func TestShimSharesPIDs(t *testing.T) {
+	needShim(t)
+	h := newHost(t)
+	config := h.sandboxConfig("pids")
+	config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
+	box := h.runWith("shim", config)
+	var ids []string
+	for _, name := range []string{"a", "b"} {
+		c := containerConfig(name, "sleep 1234"+strconv.Itoa(len(ids)))
+		c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
+		ids = append(ids, h.start(box, c, config))
+	}
+	for _, id := range ids {
+		if got := h.exec(id, "ps"); !strings.Contains(got, "sleep 12340") || !strings.Contains(got, "sleep 12341") || !strings.Contains(got, "/pause") {
+			t.Errorf("processes of the pod:\n%s", got)
+		}
+	}
+	h.remove(box)
+	h.nothingLeft()
 }

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		keeperBinary = filepath.Join(dir, "skiff-keeper")
-		build := exec.Command("go", "build", "-tags", "seccomp", "-o", keeperBinary, "github.com/skiff-node/skiff/cmd/skiff-keeper")
+		build := exec.Command("go", "build", "-tags", "seccomp", "-o", dir, "github.com/skiff-node/skiff/cmd/skiff-keeper", "github.com/skiff-node/skiff/cmd/skiff-shim")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
 			return 1
@@ -91,6 +91,9 @@ func newHost(t testing.TB) *host {
 	for name, binary := range foreign {
 		if path, err := exec.LookPath(binary); err == nil {
 			text += fmt.Sprintf("[runtimes.%s]\npath = %q\n", name, path)
+			if strings.HasPrefix(binary, "containerd-shim-") {
+				text += "type = \"shim\"\n"
+			}
 		}
 	}
 	if err := os.WriteFile(h.config, []byte(text), 0o600); err != nil {

@@ -78,7 +78,7 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 	if err != nil {
 		return p, err
 	}
-	known, err := handlers(ctx, c.Runtimes, log)
+	known, err := handlers(ctx, c, log)
 	if err != nil {
 		return p, err
 	}
@@ -109,7 +109,7 @@ func (p *parts) reload(ctx context.Context, c Config, log *slog.Logger) {
 		CertsDirs: c.Images.CertsDirs, DockerConfig: c.Images.DockerConfig, Pinned: c.Images.Pinned,
 		StallTimeout: time.Duration(c.Images.StallTimeout) * time.Second,
 	})
-	known, err := handlers(ctx, c.Runtimes, log)
+	known, err := handlers(ctx, c, log)
 	if err != nil {
 		log.Error("runtime handlers stay as they are", "error", err)
 		return
@@ -117,12 +117,17 @@ func (p *parts) reload(ctx context.Context, c Config, log *slog.Logger) {
 	p.runtime.SetHandlers(known)
 }
 
-func handlers(ctx context.Context, in map[string]Runtime, log *slog.Logger) (handler.Set, error) {
+func handlers(ctx context.Context, c Config, log *slog.Logger) (handler.Set, error) {
 	configs := map[string]handler.Config{}
-	for name, r := range in {
+	for name, r := range c.Runtimes {
 		configs[name] = handler.Config(r)
 	}
-	return handler.New(ctx, configs, log)
+	keeper, err := c.keeperBinary()
+	if err != nil {
+		return nil, err
+	}
+	// The driver of shims is beside the keeper, and missed only by who has a handler of that type.
+	return handler.New(ctx, configs, filepath.Join(filepath.Dir(keeper), "skiff-shim"), log)
 }
 
 // lock makes sure that one process at a time uses the run directory.

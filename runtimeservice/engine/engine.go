@@ -92,7 +92,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.SeccompDir = "/var/lib/kubelet/seccomp"
 	}
 	if cfg.Handlers == nil {
-		cfg.Handlers = handler.Set{handler.Default: {Name: handler.Default}}
+		cfg.Handlers = handler.Only()
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

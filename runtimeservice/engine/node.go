@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/netip"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/handler"
@@ -30,7 +28,7 @@ func (n *node) Status(ctx context.Context) runtimeservice.Status {
 	if noUsers != nil {
 		st.Info["noUserNamespaces"] = noUsers.Error()
 	}
-	st.Handlers = n.handlers.Load().Describe(handler.Features{RecursiveReadOnly: recursiveReadOnly(), UserNamespaces: noUsers == nil})
+	st.Handlers = n.handlers.Load().Describe(handler.Kernel(noUsers == nil))
 	return st
 }
 
@@ -40,12 +38,6 @@ func (c *core) userNamespaces(ctx context.Context) error {
 		_, files, err := c.cfg.Images.FSInfo(ctx)
 		return files.Mountpoint, c.cfg.RunDir, err
 	})
-}
-
-// recursiveReadOnly: mount_setattr(2) with AT_RECURSIVE is there since Linux 5.12; an older kernel says ENOSYS.
-func recursiveReadOnly() bool {
-	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{})
-	return err != unix.ENOSYS
 }
 
 // SetPodCIDRs implements runtimeservice.Node.

@@ -14,8 +14,8 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/pause"
 )
 
-// startPause runs the process that holds the PID namespace of a pod that shares one. The keeper knows it by the
-// sandbox's id.
+// startPause runs the process that holds the PID namespace of a pod that shares one, or the sandbox container of a
+// handler that needs one. The keeper knows it by the sandbox's id.
 func (s *sandboxParts) startPause(ctx context.Context, rec sandboxRecord) error {
 	kept, err := s.link.Get()
 	if err != nil {
@@ -25,14 +25,22 @@ func (s *sandboxParts) startPause(ctx context.Context, rec sandboxRecord) error 
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(s.pauseSpec(rec, root))
+	run, err := s.handlerOf(rec.Sandbox.Config.Handler)
 	if err != nil {
+		return err
+	}
+	id, config := rec.Sandbox.ID, s.pauseSpec(rec, root)
+	req := keeper.Create{ID: id, SystemdCgroup: s.cfg.CgroupDriver == cgroup.Systemd}
+	if run.NeedsSandbox() {
+		if config, err = run.AdjustSandbox(config, rec.Sandbox); err != nil {
+			return err
+		}
+		req.Runtime = run.Runtime()
+	}
+	if req.Spec, err = json.Marshal(config); err != nil {
 		return fmt.Errorf("encode the specification: %w", err)
 	}
-	id := rec.Sandbox.ID
-	if _, err := kept.Create(ctx, keeper.Create{
-		ID: id, Spec: text, Bundle: s.sandboxDir(id), SystemdCgroup: s.cfg.CgroupDriver == cgroup.Systemd,
-	}); err != nil {
+	if _, err := kept.Create(ctx, req); err != nil {
 		return err
 	}
 	_, err = kept.Start(ctx, id)

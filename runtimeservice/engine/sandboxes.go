@@ -111,11 +111,14 @@ func (s *sandboxes) reserve(c runtimeservice.SandboxConfig, key []byte) (o *sand
 	if parent, err = s.cfg.CgroupDriver.Pod(parent); err != nil {
 		return nil, false, fmt.Errorf("%w: config.linux.cgroup_parent: %w", runtimeservice.ErrInvalid, err)
 	}
-	ns := c.Security.Namespaces
+	run, err := s.handlerOf(c.Handler)
+	if err != nil {
+		return nil, false, err
+	}
 	rec := sandboxRecord{
 		Sandbox: runtimeservice.Sandbox{ID: id, Config: c, CreatedAt: now()},
 		Phase:   lifecycle.Creating, Cgroup: parent, CgroupMade: !s.cgroups.Exists(parent),
-		Pause: ns.PID == runtimeservice.NamespacePod,
+		Pause: c.Security.Namespaces.PID == runtimeservice.NamespacePod || run.NeedsSandbox(),
 	}
 	return s.boxes.Add(rec, func(other sandboxRecord) (bool, error) {
 		if other.Sandbox.Config.Metadata != c.Metadata || other.Phase != lifecycle.Ready {

@@ -154,7 +154,7 @@ func (c *containerParts) writeSpec(ctx context.Context, o *container, box sandbo
 	if err := cdi.Inject(built, config, c.cfg.CDIDirs); err != nil {
 		return err
 	}
-	if built, err = run.Adjust(built, in.Sandbox.Annotations, config.Annotations); err != nil {
+	if built, err = run.Adjust(built, box.Sandbox, config.Annotations); err != nil {
 		return err
 	}
 	o.Set(func(r *containerRecord) { r.Container.User = user })
@@ -167,7 +167,7 @@ func (c *containerParts) writeSpec(ctx context.Context, o *container, box sandbo
 // canMount refuses what the handler cannot mount: a mount that shall be read-only below too must not be less.
 func canMount(config runtimeservice.ContainerConfig, run handler.Handler) error {
 	for i, m := range config.Mounts {
-		if m.RecursiveReadonly && (!run.Features.RecursiveReadOnly || !recursiveReadOnly()) {
+		if m.RecursiveReadonly && (!run.Features.RecursiveReadOnly || !handler.Kernel(false).RecursiveReadOnly) {
 			return fmt.Errorf("config.mounts[%d].recursive_read_only: %w with handler %q", i, runtimeservice.ErrRecursiveReadOnly, run.Name)
 		}
 	}

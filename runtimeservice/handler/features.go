@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"golang.org/x/sys/unix"
 )
 
 // Features is what a runtime can do.
@@ -19,6 +20,12 @@ type Features struct {
 	OCIVersion        string // the highest of the runtime specification, without a suffix; "" is unknown
 	RecursiveReadOnly bool   // mount option rro
 	UserNamespaces    bool   // with idmapped mounts, without which volumes do not work in them
+}
+
+// Kernel is what the kernel can do: mount_setattr(2) with AT_RECURSIVE is there since Linux 5.12; an older one says ENOSYS.
+func Kernel(userNamespaces bool) Features {
+	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{})
+	return Features{RecursiveReadOnly: err != unix.ENOSYS, UserNamespaces: userNamespaces}
 }
 
 // probeLimit bounds how long a runtime may take to say what it can do.

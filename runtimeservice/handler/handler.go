@@ -15,6 +15,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -29,12 +30,17 @@ const Default = "runc"
 
 // Config is one handler as it is configured.
 type Config struct {
-	// Path is the binary. Required but for the default handler, which is in the keeper then.
+	// Type is "oci", which is the default: an OCI runtime by its command line; or "shim": a shim of containerd's.
+	Type string
+	// Path is the binary, or of a shim its name (io.containerd.kata.v2). Required but for the default handler, which is
+	// in the keeper then.
 	Path string
 	// Args are global arguments, before the command.
 	Args []string
 	// Root is the runtime's own state directory. Default: below the keeper's.
 	Root string
+	// ShimConfig is the configuration file of a shim. Default: its own.
+	ShimConfig string
 	// BaseSpec is a config.json that each container's specification is merged onto.
 	BaseSpec string
 	// PrivilegedWithoutHostDevices gives privileged containers only the devices they ask for.
@@ -44,9 +50,16 @@ type Config struct {
 	PodAnnotations, ContainerAnnotations []string
 }
 
+// The types of handlers.
+const (
+	OCI  = "oci"
+	Shim = "shim"
+)
+
 // Handler is one that can be used.
 type Handler struct {
 	Config
+	driver   string // of shims: the binary of skiff-shim
 	Name     string
 	Features Features
 	base     map[string]any
@@ -55,18 +68,24 @@ type Handler struct {
 // Set is the handlers of a node, by name.
 type Set map[string]Handler
 
+// native is what libcontainer can do.
+var native = Features{RecursiveReadOnly: true, UserNamespaces: true}
+
+// Only is the set of the default handler alone.
+func Only() Set { return Set{Default: {Name: Default, Features: native}} }
+
 // New checks the configured handlers, and asks each what it can do. One whose binary cannot be run is kept, with a
-// warning: its sandboxes fail, and the others do not.
-func New(ctx context.Context, configs map[string]Config, log *slog.Logger) (Set, error) {
-	set := Set{Default: {Name: Default, Features: Features{RecursiveReadOnly: true, UserNamespaces: true}}}
+// warning: its sandboxes fail, and the others do not. Driver is the binary of skiff-shim, for handlers of that type.
+func New(ctx context.Context, configs map[string]Config, driver string, log *slog.Logger) (Set, error) {
+	set := Only()
 	for name, c := range configs {
-		h := Handler{Config: c, Name: name, Features: set[Default].Features}
+		h := Handler{Config: c, Name: name, Features: set[Default].Features, driver: driver}
 		if err := h.check(); err != nil {
 			return nil, fmt.Errorf("runtime handler %s: %w", name, err)
 		}
-		if c.Path != "" {
+		if run := h.Runtime(); run.Path != "" {
 			var err error
-			if h.Features, err = Probe(ctx, c.Path, c.Args); err != nil {
+			if h.Features, err = Probe(ctx, run.Path, run.Args); err != nil {
 				log.Warn("a runtime handler may not work", "handler", name, "error", err)
 			}
 		}
@@ -82,8 +101,17 @@ func (h *Handler) check() error {
 	if h.Path == "" && h.Name != Default {
 		return fmt.Errorf("path is missing: which binary is it?")
 	}
-	if h.Path != "" && !filepath.IsAbs(h.Path) {
+	if h.Type != "" && h.Type != OCI && h.Type != Shim {
+		return fmt.Errorf("type: %q is neither %q nor %q", h.Type, OCI, Shim)
+	}
+	if h.Type != Shim && h.Path != "" && !filepath.IsAbs(h.Path) {
 		return fmt.Errorf("path: %q is not an absolute path", h.Path)
+	}
+	if h.Type != Shim && h.ShimConfig != "" {
+		return fmt.Errorf("shim_config: the handler's type is not %q", Shim)
+	}
+	if h.Type == Shim && (h.Path == "" || len(h.Args) > 0) {
+		return fmt.Errorf("a shim needs a path, and takes no args")
 	}
 	if h.Root != "" && !filepath.IsAbs(h.Root) {
 		return fmt.Errorf("root: %q is not an absolute path", h.Root)
@@ -140,12 +168,55 @@ func (h Handler) Runtime() keeper.Runtime {
 	if h.Path == "" {
 		return keeper.Runtime{}
 	}
+	if h.Type == Shim {
+		args := []string{"--shim", h.Path}
+		if h.ShimConfig != "" {
+			args = append(args, "--shim-config", h.ShimConfig)
+		}
+		return keeper.Runtime{Handler: h.Name, Path: h.driver, Args: args, Root: h.Root, Monitor: true}
+	}
 	return keeper.Runtime{Handler: h.Name, Path: h.Path, Args: h.Args, Root: h.Root}
 }
 
+// NeedsSandbox says that each pod has a container of its own for the sandbox, which the others are made beside.
+func (h Handler) NeedsSandbox() bool { return h.Type == Shim }
+
+// Annotations by which runtimes know what a container is in its pod, as containerd names them.
+const (
+	annotationType      = "io.kubernetes.cri.container-type"
+	annotationSandbox   = "io.kubernetes.cri.sandbox-id"
+	annotationName      = "io.kubernetes.cri.sandbox-name"
+	annotationNamespace = "io.kubernetes.cri.sandbox-namespace"
+	annotationUID       = "io.kubernetes.cri.sandbox-uid"
+	annotationLog       = "io.kubernetes.cri.sandbox-log-directory"
+	annotationPeriod    = "io.kubernetes.cri.sandbox-cpu-period"
+	annotationQuota     = "io.kubernetes.cri.sandbox-cpu-quota"
+	annotationShares    = "io.kubernetes.cri.sandbox-cpu-shares"
+	annotationMemory    = "io.kubernetes.cri.sandbox-memory"
+)
+
+// AdjustSandbox makes of the specification of a pod's sandbox container the one that the runtime gets. A runtime of virtual
+// machines learns from it how large the pod is going to be.
+func (h Handler) AdjustSandbox(s *specs.Spec, box runtimeservice.Sandbox) (*specs.Spec, error) {
+	m := box.Config.Metadata
+	s.Annotations = map[string]string{
+		annotationType: "sandbox", annotationName: m.Name, annotationNamespace: m.Namespace, annotationUID: m.UID,
+		annotationLog: box.Config.LogDirectory,
+	}
+	if r := box.Config.Resources; r != nil {
+		for key, value := range map[string]int64{
+			annotationPeriod: r.CPUPeriod, annotationQuota: r.CPUQuota, annotationShares: r.CPUShares, annotationMemory: r.MemoryLimit,
+		} {
+			s.Annotations[key] = strconv.FormatInt(value, 10)
+		}
+	}
+	return h.Adjust(s, box, nil)
+}
+
 // Adjust makes of a container's specification the one that the runtime gets.
-func (h Handler) Adjust(s *specs.Spec, pod, container map[string]string) (*specs.Spec, error) {
-	for key, value := range pass(pod, h.PodAnnotations) {
+func (h Handler) Adjust(s *specs.Spec, box runtimeservice.Sandbox, container map[string]string) (*specs.Spec, error) {
+	s.Annotations[annotationSandbox] = box.ID
+	for key, value := range pass(box.Config.Annotations, h.PodAnnotations) {
 		s.Annotations[key] = value
 	}
 	for key, value := range pass(container, h.ContainerAnnotations) {

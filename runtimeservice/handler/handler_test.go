@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
 )
 
 // script is a runtime that answers by a shell script.
@@ -50,7 +51,7 @@ func TestProbe(t *testing.T) {
 }
 
 func TestFind(t *testing.T) {
-	set, err := New(context.Background(), map[string]Config{"crun": {Path: "/no/such/crun"}, "kata": {Path: "/no/such/kata"}}, slog.New(slog.DiscardHandler))
+	set, err := New(context.Background(), map[string]Config{"crun": {Path: "/no/such/crun"}, "kata": {Path: "/no/such/kata"}}, "/bin/skiff-shim", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +77,19 @@ func TestFind(t *testing.T) {
 	}
 }
 
+func TestShim(t *testing.T) {
+	driver := script(t, `[ "$1 $2 $3 $4 $5" = "--shim io.containerd.kata.v2 --shim-config /kata.toml features" ] && echo '{"ociVersionMax":"1.0.2"}'`)
+	set, err := New(t.Context(), map[string]Config{"kata": {Type: Shim, Path: "io.containerd.kata.v2", ShimConfig: "/kata.toml"}}, driver, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := set["kata"]
+	want := keeper.Runtime{Handler: "kata", Path: driver, Args: []string{"--shim", "io.containerd.kata.v2", "--shim-config", "/kata.toml"}, Monitor: true}
+	if got := h.Runtime(); !reflect.DeepEqual(got, want) || h.Features.OCIVersion != "1.0.2" || !h.NeedsSandbox() || set[Default].NeedsSandbox() {
+		t.Errorf("%+v, %+v", got, h.Features)
+	}
+}
+
 func TestWrongConfig(t *testing.T) {
 	bad := filepath.Join(t.TempDir(), "bad.json")
 	if err := os.WriteFile(bad, []byte(`{"mounts": 7}`), 0o600); err != nil {
@@ -92,9 +106,12 @@ func TestWrongConfig(t *testing.T) {
 		"name":          {"../x", Config{Path: "/crun"}, "not possible"},
 		"pattern":       {"x", Config{Path: "/crun", PodAnnotations: []string{"["}}, "pod_annotations"},
 		"no base":       {"x", Config{Path: "/crun", BaseSpec: "/no/such"}, "base_spec"},
+		"type":          {"x", Config{Type: "vm", Path: "/crun"}, "type"},
+		"shim args":     {"x", Config{Type: Shim, Path: "io.containerd.kata.v2", Args: []string{"x"}}, "takes no args"},
+		"not a shim":    {"x", Config{Path: "/crun", ShimConfig: "/x"}, "shim_config"},
 		"wrong base":    {"runc", Config{BaseSpec: bad}, "base_spec"},
 	} {
-		_, err := New(context.Background(), map[string]Config{tc.handler: tc.config}, slog.New(slog.DiscardHandler))
+		_, err := New(context.Background(), map[string]Config{tc.handler: tc.config}, "/bin/skiff-shim", slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), tc.handler) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -116,7 +133,7 @@ func TestAdjust(t *testing.T) {
 	}
 	set, err := New(context.Background(), map[string]Config{"runc": {
 		BaseSpec: base, PodAnnotations: []string{"pod.io/*"}, ContainerAnnotations: []string{"own"},
-	}}, slog.New(slog.DiscardHandler))
+	}}, "/bin/skiff-shim", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,13 +149,13 @@ func TestAdjust(t *testing.T) {
 			Namespaces:  []specs.LinuxNamespace{{Type: "mount"}, {Type: "pid"}},
 			MaskedPaths: []string{"/ours"},
 		},
-	}, map[string]string{"pod.io/a": "1", "pod.io/a/b": "2", "other": "3"}, map[string]string{"own": "4", "pod.io/c": "5"})
+	}, runtimeservice.Sandbox{ID: "box", Config: runtimeservice.SandboxConfig{Annotations: map[string]string{"pod.io/a": "1", "pod.io/a/b": "2", "other": "3"}}}, map[string]string{"own": "4", "pod.io/c": "5"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	limit := int64(9)
 	want := &specs.Spec{
-		Version: "1.0.2", Hostname: "base", Annotations: map[string]string{"from": "base", "pod.io/a": "1", "own": "4"},
+		Version: "1.0.2", Hostname: "base", Annotations: map[string]string{"from": "base", annotationSandbox: "box", "pod.io/a": "1", "own": "4"},
 		Process: &specs.Process{Cwd: "/", Env: []string{"A=base", "B=ours"}, Args: []string{"x"}, Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Soft: 1<<64 - 1, Hard: 1<<64 - 1}}},
 		Mounts:  []specs.Mount{{Destination: "/lib/modules", Source: "/lib/modules", Type: "bind"}, {Destination: "/proc", Type: "proc"}},
 		Hooks:   &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/hook"}}},

@@ -127,6 +127,8 @@ type Runtime struct {
 	Path    string   `json:"path,omitempty"`
 	Args    []string `json:"args,omitempty"`
 	Root    string   `json:"root,omitempty"` // its own state directory; "" is one of the keeper's
+	// Monitor: the processes it makes stand for those of the container, and are in none of its cgroups.
+	Monitor bool `json:"monitor,omitempty"`
 }
 
 // Started answers MethodStart, and MethodCreate with the pid of the waiting init.

@@ -109,3 +109,24 @@ func cgroupsOf(pid int) (map[string]string, error) {
 	}
 	return dirs, nil
 }
+
+// cgroupsAt are the directories of a cgroup by its path, as far as they exist: a virtual machine has those of its pod.
+func cgroupsAt(path string) map[string]string {
+	dirs := map[string]string{}
+	add := func(controller, mount string) {
+		dir := filepath.Join(mount, path)
+		if _, err := os.Stat(dir); err == nil {
+			dirs[controller] = dir
+		}
+	}
+	if cgroups.IsCgroup2UnifiedMode() {
+		add("", "/sys/fs/cgroup")
+		return dirs
+	}
+	for _, controller := range []string{"devices", "pids", "memory"} {
+		if mount, err := cgroups.FindCgroupMountpoint("", controller); err == nil {
+			add(controller, mount)
+		}
+	}
+	return dirs
+}

@@ -23,6 +23,7 @@ type Foreign struct {
 	Path    string   // of the binary
 	Args    []string // global arguments, before the command
 	Root    string   // the runtime's own state directory (--root)
+	Monitor bool     // its processes only stand for those of the container
 	Scratch string   // directory of ours for pid files, logs and console sockets
 }
 
@@ -54,9 +55,11 @@ func (f *Foreign) Create(ctx context.Context, req Create) (Created, error) {
 	if err != nil {
 		return Created{}, err
 	}
-	dirs, err := cgroupsOf(p.Pid)
-	if err != nil {
-		return Created{}, errors.Join(err, f.Delete(ctx, req.ID))
+	dirs := cgroupsAt(spec.Linux.CgroupsPath)
+	if !f.Monitor {
+		if dirs, err = cgroupsOf(p.Pid); err != nil {
+			return Created{}, errors.Join(err, f.Delete(ctx, req.ID))
+		}
 	}
 	return Created{Pid: p.Pid, Console: p.Console, Cgroups: dirs}, nil
 }

@@ -272,7 +272,7 @@ func (s *Server) newContainer(rec record) *container {
 		if root == "" {
 			root = filepath.Join(s.cfg.RunDir, "foreign", r.Handler)
 		}
-		rt = &oci.Foreign{Path: r.Path, Args: r.Args, Root: root, Scratch: recordDir(s.cfg.RunDir, rec.Create.ID)}
+		rt = &oci.Foreign{Path: r.Path, Args: r.Args, Root: root, Monitor: r.Monitor, Scratch: recordDir(s.cfg.RunDir, rec.Create.ID)}
 	}
 	c := &container{
 		dir: recordDir(s.cfg.RunDir, rec.Create.ID), runtime: rt, journal: s.journal, store: s.store, log: s.cfg.Log,
