@@ -22,7 +22,7 @@ type operations struct {
 	log    *slog.Logger
 	level  *slog.LevelVar
 	calls  *calls.Table
-	node   prometheus.Collector // what there is on the node, for metrics
+	node   []prometheus.Collector // what there is on the node, for metrics
 	notify *systemd.Notifier
 	// services tells the services what of the configuration has changed.
 	services func(Config)
@@ -76,7 +76,7 @@ func (o *operations) moveMetrics(c Config) error {
 		counted = nil
 	} else if counted == nil {
 		var err error
-		if counted, err = prom.New(version, o.node); err != nil {
+		if counted, err = prom.New(version, o.node...); err != nil {
 			return c.bad("monitor.metrics", "%w", err)
 		}
 	}

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/skiff-node/skiff/cmd/skiff-cri/monitor"
 )
 
@@ -125,7 +123,6 @@ func TestReload(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	o.node = nothing{}
 	if err := o.apply(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
@@ -178,9 +175,3 @@ func dialUnix(socket string) func(ctx context.Context, network, address string) 
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
 }
-
-// nothing is a node of which there is nothing to say.
-type nothing struct{}
-
-func (nothing) Describe(chan<- *prometheus.Desc) {}
-func (nothing) Collect(chan<- prometheus.Metric) {}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -218,7 +219,9 @@ func serve(ctx context.Context, c Config, o *operations, read func() (Config, er
 	if err != nil {
 		return err
 	}
-	o.node = prom.Node{Runtime: p.runtime.Service(), Images: p.images, Calls: o.calls, Connects: p.connects.Load}
+	o.node = []prometheus.Collector{
+		prom.Node{Runtime: p.runtime.Service(), Images: p.images, Calls: o.calls, Connects: p.connects.Load}, prom.Pulls{Meter: p.images},
+	}
 	o.services = func(c Config) { p.reload(ctx, c, o.log) }
 	if err := o.apply(ctx, c); err != nil {
 		return err

@@ -59,10 +59,21 @@ func scrape(t *testing.T, m *Metrics) string {
 	return string(text)
 }
 
+// counted is an image service that has counted.
+type counted struct{}
+
+func (counted) Metrics() imageservice.Metrics {
+	return imageservice.Metrics{
+		Pulls: 4, PullFailures: map[string]int64{"stalled": 1}, LayersShared: 6,
+		PullSeconds: imageservice.Histogram{Bounds: []time.Duration{time.Second, 5 * time.Second}, Counts: []int64{1, 3}, Count: 4, Sum: time.Minute},
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	runtime := runtimeservice.Service{Sandboxes: node{}, Containers: node{}, Node: node{}}
+	pulls := Pulls{counted{}}
 	table := calls.New(slog.New(slog.DiscardHandler))
-	m, err := New("v1", Node{Runtime: runtime, Images: node{}, Calls: table, Connects: func() uint64 { return 2 }})
+	m, err := New("v1", Node{Runtime: runtime, Images: node{}, Calls: table, Connects: func() uint64 { return 2 }}, pulls)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +104,8 @@ func TestMetrics(t *testing.T) {
 		`skiff_cri_sandboxes{state="ready"} 1`, `skiff_cri_containers{state="created"} 1`, `skiff_cri_containers{state="running"} 0`,
 		`skiff_cri_keeper_connects_total 2`, `skiff_cri_ready{condition="RuntimeReady"} 1`,
 		`skiff_cri_calls_in_flight{call="GetContainerEvents"} 1`, `skiff_cri_calls_stuck 0`, `skiff_cri_scrape_errors 1`, `skiff_cri_images 3`, `skiff_cri_ready{condition="NetworkReady"} 0`,
+		`skiff_cri_image_pulls_total{result="ok"} 4`, `skiff_cri_image_pulls_total{result="stalled"} 1`, `skiff_cri_image_pull_seconds_bucket{le="5"} 3`,
+		`skiff_cri_image_pull_seconds_count 4`, `skiff_cri_image_layers_total{how="shared"} 6`,
 		`skiff_cri_build_info{version="v1"} 1`, "go_goroutines ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(text, want) {
