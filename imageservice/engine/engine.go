@@ -48,7 +48,7 @@ type Config struct {
 	// Platform is the platform to choose from multi-platform images. Optional, by default this machine.
 	Platform *ocispec.Platform
 	// StallTimeout ends a pull when a blob of it has received less than StallBytes for so long. Optional, by default 5
-	// minutes and 1 byte.
+	// minutes and 64 KiB.
 	StallTimeout time.Duration
 	StallBytes   int64
 	// Downloads and Unpacks are how many blobs are fetched and layers unpacked at once, over all pulls. Optional,
@@ -113,6 +113,9 @@ func (e *Engine) defaults() error {
 	}
 	if e.cfg.StallTimeout <= 0 {
 		e.cfg.StallTimeout = defaultStall
+	}
+	if e.cfg.StallBytes <= 0 {
+		e.cfg.StallBytes = 64 << 10
 	}
 	e.settings.Store(&Settings{
 		CertsDirs: e.cfg.CertsDirs, DockerConfig: e.cfg.DockerConfig, Pinned: e.cfg.Pinned, StallTimeout: e.cfg.StallTimeout,

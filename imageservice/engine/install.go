@@ -120,7 +120,14 @@ func (a *arrival) document(ctx context.Context, d ocispec.Descriptor) ([]byte, e
 		}
 		doc, err = a.engine.pool.content.Read(d.Digest, manifest.Limit)
 	}
+	if err == nil {
+		a.done(d)
+	}
 	return doc, err
+}
+
+func (a *arrival) done(d ocispec.Descriptor) {
+	a.report(imageservice.Progress{Digest: d.Digest.String(), Stage: "done", Done: d.Size, Total: d.Size})
 }
 
 // blob makes sure that the blob is in the store and held.
@@ -148,7 +155,13 @@ func (a *arrival) blob(ctx context.Context, d ocispec.Descriptor) error {
 func (a *arrival) blobs(ctx context.Context, all []ocispec.Descriptor) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, d := range all {
-		group.Go(func() error { return a.blob(ctx, d) })
+		group.Go(func() error {
+			err := a.blob(ctx, d)
+			if err == nil {
+				a.done(d)
+			}
+			return err
+		})
 	}
 	return group.Wait()
 }
@@ -189,7 +202,7 @@ func (a *arrival) layer(ctx context.Context, l record.Layer, below func() ([]rec
 	if !ok {
 		return l, fmt.Errorf("unpacked layer %s vanished: %w", l.Chain, imageservice.ErrCorrupt)
 	}
-	a.report(imageservice.Progress{Digest: l.Blob.Digest.String(), Stage: "done", Done: l.Blob.Size, Total: l.Blob.Size})
+	a.done(l.Blob)
 	l.Dir, l.Bytes, l.Inodes = have.Dir, have.Bytes, have.Inodes
 	return l, nil
 }

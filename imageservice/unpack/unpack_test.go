@@ -287,10 +287,7 @@ func TestAdopt(t *testing.T) {
 func TestDecompressAndDamage(t *testing.T) {
 	plain := layerTar(t, imagetest.File{Name: "a", Body: strings.Repeat("body", 10000)})
 	id := digest.FromBytes(plain)
-	var z bytes.Buffer
-	w := gzip.NewWriter(&z)
-	w.Write(plain)
-	w.Close()
+	z := bytes.NewBuffer(gzipped(plain))
 	encoder, err := zstd.NewWriter(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -303,19 +300,22 @@ func TestDecompressAndDamage(t *testing.T) {
 		id     digest.Digest
 		want   error
 	}{
-		"plain":           {plain, id, nil},
-		"gzip":            {z.Bytes(), id, nil},
-		"zstd":            {zs, id, nil},
-		"wrong digest":    {plain, digest.FromString("x"), imageservice.ErrCorrupt},
-		"bad digest":      {plain, "sha256:zz", imageservice.ErrCorrupt},
-		"cut gzip":        {z.Bytes()[:z.Len()/2], id, imageservice.ErrCorrupt},
-		"flipped gzip":    {flipped, id, imageservice.ErrCorrupt},
-		"cut zstd":        {zs[:len(zs)/2], id, imageservice.ErrCorrupt},
-		"cut plain":       {plain[:700], id, imageservice.ErrCorrupt},
-		"noise":           {bytes.Repeat([]byte("noise"), 500), id, imageservice.ErrCorrupt},
-		"gzip magic only": {[]byte{0x1f, 0x8b, 8}, id, imageservice.ErrCorrupt},
-		"zstd magic only": {[]byte{0x28, 0xb5, 0x2f, 0xfd}, id, imageservice.ErrCorrupt},
-		"empty":           {nil, id, imageservice.ErrCorrupt},
+		"plain":                 {plain, id, nil},
+		"gzip":                  {z.Bytes(), id, nil},
+		"zstd":                  {zs, id, nil},
+		"wrong digest":          {plain, digest.FromString("x"), imageservice.ErrCorrupt},
+		"bad digest":            {plain, "sha256:zz", imageservice.ErrCorrupt},
+		"zstd:chunked":          {append(bytes.Clone(zs), 0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 'T', 'O', 'C', '!'), id, nil},
+		"zstd, skippable first": {append([]byte{0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 'x', 'y'}, zs...), id, nil},
+		"gzip members":          {bytes.Join([][]byte{gzipped(plain[:1000]), gzipped(plain[1000:])}, nil), id, nil},
+		"cut gzip":              {z.Bytes()[:z.Len()/2], id, imageservice.ErrCorrupt},
+		"flipped gzip":          {flipped, id, imageservice.ErrCorrupt},
+		"cut zstd":              {zs[:len(zs)/2], id, imageservice.ErrCorrupt},
+		"cut plain":             {plain[:700], id, imageservice.ErrCorrupt},
+		"noise":                 {bytes.Repeat([]byte("noise"), 500), id, imageservice.ErrCorrupt},
+		"gzip magic only":       {[]byte{0x1f, 0x8b, 8}, id, imageservice.ErrCorrupt},
+		"zstd magic only":       {[]byte{0x28, 0xb5, 0x2f, 0xfd}, id, imageservice.ErrCorrupt},
+		"empty":                 {nil, id, imageservice.ErrCorrupt},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Layer(t.Context(), t.TempDir(), bytes.NewReader(tc.stream), tc.id)
@@ -384,6 +384,14 @@ func TestSparseFile(t *testing.T) {
 			t.Errorf("%s bytes: size %d in %d blocks, %v", size, st.Size, st.Blocks, err)
 		}
 	}
+}
+
+func gzipped(b []byte) []byte {
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	w.Write(b)
+	w.Close()
+	return z.Bytes()
 }
 
 // FuzzLayer unpacks any bytes. Only the directory given may change.
