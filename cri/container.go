@@ -14,6 +14,7 @@ import (
 // containerHandlers serves containers.
 type containerHandlers struct {
 	containers runtimeservice.Containers
+	inspector  runtimeservice.Inspector
 }
 
 // CreateContainer takes what concerns the sandbox from the sandbox's own record, not from the copy in the request.
@@ -46,7 +47,7 @@ func (h containerHandlers) ContainerStatus(ctx context.Context, r *runtimeapi.Co
 	}
 	out := &runtimeapi.ContainerStatusResponse{Status: convert.ContainerStatus(c)}
 	if r.GetVerbose() {
-		out.Info, err = info(c)
+		out.Info, err = verboseContainer(ctx, h.inspector, c)
 	}
 	return out, err
 }

@@ -67,7 +67,7 @@ func New(c Config) (*Server, error) {
 	runtimeapi.RegisterRuntimeServiceServer(s.grpc, &runtimeServer{
 		versionHandlers:   versionHandlers{c.Version, c.Runtime.Node, c.Calls},
 		sandboxHandlers:   sandboxHandlers{c.Runtime.Sandboxes, c.Runtime.Containers},
-		containerHandlers: containerHandlers{c.Runtime.Containers},
+		containerHandlers: containerHandlers{c.Runtime.Containers, c.Runtime.Inspector},
 		processHandlers:   processHandlers{c.Runtime, streams},
 		statsHandlers:     statsHandlers{c.Runtime.Meters},
 		metricsHandlers:   metricsHandlers{c.Runtime.Meters},

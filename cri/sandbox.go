@@ -2,8 +2,6 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
@@ -51,18 +49,9 @@ func (h sandboxHandlers) PodSandboxStatus(ctx context.Context, r *runtimeapi.Pod
 		out.ContainersStatuses = append(out.ContainersStatuses, convert.ContainerStatus(c))
 	}
 	if r.GetVerbose() {
-		out.Info, err = info(s)
+		out.Info, err = verboseSandbox(s)
 	}
 	return out, err
-}
-
-// info is the verbose form of an object: its record as JSON.
-func info(object any) (map[string]string, error) {
-	text, err := json.Marshal(object)
-	if err != nil {
-		return nil, fmt.Errorf("encode verbose information: %w", err)
-	}
-	return map[string]string{"info": string(text)}, nil
 }
 
 func (h sandboxHandlers) list(ctx context.Context, f *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error) {

@@ -48,7 +48,7 @@ func (h versionHandlers) Status(ctx context.Context, r *runtimeapi.StatusRequest
 	if r.GetVerbose() {
 		out.Info = map[string]string{}
 		for name, value := range map[string]any{
-			"info": st.Info, "calls": h.calls.InFlight(),
+			"info": st.Info, "calls": map[string]any{"inFlight": h.calls.InFlight()},
 			"config": map[string]any{"stateDir": st.Info["runDir"]}, // where clients of containerd look for root file systems
 		} {
 			text, err := json.Marshal(value)

@@ -30,6 +30,7 @@ package runtimeservice
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/netip"
@@ -57,6 +58,7 @@ type Service struct {
 	Meters     Meters
 	Events     Events
 	Node       Node
+	Inspector  Inspector
 }
 
 // Sandboxes runs pod sandboxes.
@@ -122,6 +124,12 @@ type Events interface {
 type Node interface {
 	Status(ctx context.Context) Status
 	SetPodCIDRs(ctx context.Context, cidrs []netip.Prefix) error
+}
+
+// Inspector looks deeper than clients need to.
+type Inspector interface {
+	// Spec is the OCI specification that a container was made with, as JSON; nil when it has none any more.
+	Spec(ctx context.Context, id string) (json.RawMessage, error)
 }
 
 // MaxExecOutput bounds each output stream of ExecSync, in bytes (CVE-2022-1708).

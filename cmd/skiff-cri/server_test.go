@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -258,6 +259,33 @@ func TestCodes(t *testing.T) {
 		if err := tc.call(); status.Code(err) != tc.want {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestVerbose: scripts find what they look for where other runtimes have it.
+func TestVerbose(t *testing.T) {
+	c := newClient(t)
+	box := c.sandbox(t, "a")
+	id := c.container(t, box, "app")
+	st, err := c.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var container struct {
+		SandboxID   string
+		PID         *int
+		RuntimeSpec map[string]any
+	}
+	if err := json.Unmarshal([]byte(st.Info["info"]), &container); err != nil || container.SandboxID != box || container.PID == nil || container.RuntimeSpec["ociVersion"] == nil {
+		t.Errorf("%s: %v", st.Info, err)
+	}
+	pod, err := c.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: box, Verbose: true})
+	if err != nil || !strings.Contains(pod.Info["info"], `"runtimeSpec":{"linux":{"namespaces":[`) {
+		t.Errorf("%v, %v", pod.GetInfo(), err)
+	}
+	status, err := c.Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
+	if err != nil || !strings.Contains(status.Info["calls"], `"inFlight":[{"call":"Status"`) {
+		t.Errorf("%v, %v", status.GetInfo(), err)
 	}
 }
 

@@ -134,7 +134,7 @@ func assemble(c *core) *Engine {
 func (e *Engine) Service() runtimeservice.Service {
 	return runtimeservice.Service{
 		Sandboxes: e.sandboxes, Containers: e.containers, Processes: &session.Sessions{Runtime: finder{e.core}},
-		Meters: e.meters, Events: &e.core.hub, Node: &node{core: e.core},
+		Meters: e.meters, Events: &e.core.hub, Node: &node{core: e.core}, Inspector: e.core.view,
 	}
 }
 

@@ -1,6 +1,10 @@
 package record
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -105,4 +109,17 @@ func (v View) Event(t runtimeservice.EventType, id, sandboxID string) runtimeser
 		}
 	}
 	return e
+}
+
+// Spec implements runtimeservice.Inspector.
+func (v View) Spec(_ context.Context, id string) (json.RawMessage, error) {
+	o, err := v.Members.Find(id)
+	if err != nil {
+		return nil, err
+	}
+	text, err := bundle.Raw(v.Bundle(o.Record().Container.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return text, err
 }

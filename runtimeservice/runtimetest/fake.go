@@ -4,6 +4,7 @@ package runtimetest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -41,7 +42,7 @@ func NewFake() *Fake {
 func (f *Fake) Service() runtimeservice.Service {
 	return runtimeservice.Service{
 		Sandboxes: fakeSandboxes{f}, Containers: fakeContainers{f}, Processes: fakeProcesses{f},
-		Meters: fakeMeters{f}, Events: &f.hub, Node: fakeNode{f},
+		Meters: fakeMeters{f}, Events: &f.hub, Node: fakeNode{f}, Inspector: fakeNode{f},
 	}
 }
 
@@ -267,4 +268,11 @@ func (f fakeNode) SetPodCIDRs(_ context.Context, cidrs []netip.Prefix) error {
 	defer f.mu.Unlock()
 	f.cidrs = cidrs
 	return nil
+}
+
+func (f fakeNode) Spec(_ context.Context, id string) (json.RawMessage, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.container(id)
+	return json.RawMessage(`{"ociVersion":"1.3.0"}`), err
 }
