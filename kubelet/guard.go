@@ -39,7 +39,7 @@ type guard struct {
 func (k *Kubelet) newGuard() error {
 	c := k.cfg.Configuration
 	calls, store := k.runtime.CRI()
-	g := &guard{pool: k.pool, volumes: k.volumes}
+	g := &guard{pool: k.pool, volumes: k.volumes.Manager}
 	var err error
 	if g.measured, err = stats.New(stats.Config{NodeName: k.cfg.NodeName, Root: k.cfg.RootDir, Runtime: calls, Images: store, Pods: k.Pods}); err != nil {
 		return err

@@ -44,7 +44,7 @@ type Kubelet struct {
 	events   *event.Recorder
 	runtime  *runtime.Runtime
 	objects  *objects.Cache // nil without an API server
-	volumes  *volume.Manager
+	volumes  storage
 	cgroups  atomic.Pointer[cgroup.Manager] // once the runtime has told its driver
 	probes   *probe.Manager
 	statuses *status.Writer
@@ -131,7 +131,7 @@ func (k *Kubelet) newWorkers() error {
 		Changed: func(uid types.UID) { k.pool.Wake(uid) }})
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
-		Runtime: k.runtime, Volumes: k.volumes, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events,
+		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events,
 		Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
@@ -170,7 +170,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 	calls, _ := k.runtime.CRI()
 	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Log: k.log})
 	parts := map[string]func(context.Context) error{
-		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.Run, "sweep": k.sweep,
+		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.run, "sweep": k.sweep,
 		"guard": k.guard.run, "container logs": k.rotator.Run,
 	}
 	if k.client != nil {

@@ -27,10 +27,6 @@ import (
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/source"
-	"github.com/skiff-node/skiff/kubelet/volume"
-	"github.com/skiff-node/skiff/kubelet/volume/kinds"
-	"github.com/skiff-node/skiff/kubelet/volume/projected"
-	"github.com/skiff-node/skiff/kubelet/volume/token"
 )
 
 // machine is what the kubelet has to know of the machine before anything runs.
@@ -96,16 +92,6 @@ func (k *Kubelet) newObjects() error {
 		}
 		k.volumes.Changed(uids)
 	}})
-	return err
-}
-
-func (k *Kubelet) newVolumes() error {
-	cfg := projected.Config{Objects: k.reader(), Tokens: noObjects{}, Allocatable: k.allocatable}
-	if k.client != nil {
-		cfg.Tokens = token.New(token.Config{Client: k.client, Log: k.log})
-	}
-	var err error
-	k.volumes, err = volume.New(volume.Config{Root: k.cfg.RootDir, Kinds: kinds.All(cfg), Period: k.cfg.Configuration.SyncFrequency.Duration, Log: k.log})
 	return err
 }
 

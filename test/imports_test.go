@@ -44,6 +44,7 @@ var owners = map[string][]string{
 	"k8s.io/kubernetes/plugin":                    {"controlplane/apiserver/rules"},
 	"go.etcd.io/etcd/server":                      {"controlplane/etcd"},
 	"go.etcd.io/bbolt":                            {"imageservice"},
+	"github.com/container-storage-interface/spec": {"kubelet/volume/csi"},
 	"k8s.io/kubectl":                              {"cmd/skiff"},
 	"github.com/containerd/containerd/v2/core":    {"imageservice"},
 	"github.com/containerd/containerd/v2/plugins": {"imageservice"},

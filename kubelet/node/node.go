@@ -84,6 +84,8 @@ type Config struct {
 	Problems func() []error
 	// Pressure is what the eviction manager found. May be nil.
 	Pressure func() Pressure
+	// VolumesInUse lists the volumes that must not be detached from the node. May be nil.
+	VolumesInUse func() []v1.UniqueVolumeName
 	// Event records an event about the node. May be nil.
 	Event func(eventType, reason, message string)
 	// Period is how often the status is computed, ReportPeriod how often it is sent even if nothing changed; 0 means 10 s

@@ -27,6 +27,7 @@ type Observed struct {
 	Images         []*runtimeapi.Image
 	Problems       []error
 	Pressure       Pressure
+	VolumesInUse   []v1.UniqueVolumeName
 }
 
 // observe asks the runtime and everybody else. A runtime that does not answer is an observation, not an error.
@@ -35,6 +36,10 @@ func (m *Manager) observe(ctx context.Context) Observed {
 	defer cancel()
 	o := Observed{Problems: m.cfg.Problems(), Pressure: m.cfg.Pressure()}
 	o.Capacity, o.Allocatable = resources(m.cfg.Capacity, m.facts)
+	if m.cfg.VolumesInUse != nil {
+		o.VolumesInUse = m.cfg.VolumesInUse()
+		slices.Sort(o.VolumesInUse)
+	}
 	status, err := m.cfg.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
 		m.cfg.Log.Debug("the container runtime gave no status", "err", err)
@@ -64,6 +69,7 @@ func Compute(old v1.NodeStatus, id Identity, facts Facts, o Observed, now time.T
 	s.NodeInfo = facts.Info
 	s.NodeInfo.ContainerRuntimeVersion = runtime
 	s.NodeInfo.KubeletVersion = id.KubeletVersion
+	s.VolumesInUse = o.VolumesInUse
 	if o.Images != nil {
 		s.Images = images(o.Images)
 	}

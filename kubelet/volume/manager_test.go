@@ -71,3 +71,30 @@ func TestUIDsThatWouldLeaveTheRootAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// claims answers with one persistent volume.
+type claims struct{ volume.Claimed }
+
+func (c claims) Resolve(context.Context, *v1.Pod, *v1.Volume) (*volume.Claimed, error) {
+	return &c.Claimed, nil
+}
+
+func TestVolumesOfTypesThatAreNotKnownAreRefusedByName(t *testing.T) {
+	nfs := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv-1"}, Spec: v1.PersistentVolumeSpec{
+		PersistentVolumeSource: v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{}}}}
+	m, err := volume.New(volume.Config{Root: t.TempDir(), Claims: claims{volume.Claimed{Claim: &v1.PersistentVolumeClaim{}, Volume: nfs}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Setup(t.Context(), &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}, Spec: v1.PodSpec{Volumes: []v1.Volume{
+		{Name: "in", VolumeSource: v1.VolumeSource{ISCSI: &v1.ISCSIVolumeSource{}}},
+		{Name: "claimed", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}}}}}})
+	for _, want := range []string{
+		`MountVolume.SetUp failed for volume "in" : iscsi: volume kind is not supported by this kubelet`,
+		`MountVolume.SetUp failed for volume "pv-1" : persistent volume of type nfs: volume kind is not supported by this kubelet`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in: %v", want, err)
+		}
+	}
+}

@@ -73,8 +73,8 @@ func newWorld(t *testing.T) *world {
 	ownMounts(t)
 	w := &world{root: t.TempDir(), objects: map[string]any{}}
 	var err error
-	w.Manager, err = volume.New(volume.Config{Root: w.root, Kinds: kinds.All(projected.Config{Objects: w, Tokens: w,
-		Allocatable: func() v1.ResourceList { return v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")} }})})
+	w.Manager, err = volume.New(volume.Config{Root: w.root, Kinds: kinds.All(kinds.Config{Projected: projected.Config{Objects: w, Tokens: w,
+		Allocatable: func() v1.ResourceList { return v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")} }}})})
 	if err != nil {
 		t.Fatal(err)
 	}

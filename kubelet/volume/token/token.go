@@ -63,8 +63,14 @@ func New(cfg Config) *Source {
 // Token returns a token that counts for the pod's service account. When the server gives no new one, the old one is
 // returned for as long as it counts.
 func (s *Source) Token(ctx context.Context, pod *v1.Pod, want *v1.ServiceAccountTokenProjection) (string, error) {
+	got, err := s.Request(ctx, pod, want)
+	return got.Token, err
+}
+
+// Request is Token for those who also have to know when the token expires.
+func (s *Source) Request(ctx context.Context, pod *v1.Pod, want *v1.ServiceAccountTokenProjection) (authv1.TokenRequestStatus, error) {
 	if s.cfg.Client == nil {
-		return "", fmt.Errorf("a service account token needs an API server and this kubelet has none")
+		return authv1.TokenRequestStatus{}, fmt.Errorf("a service account token needs an API server and this kubelet has none")
 	}
 	k := key{pod: string(pod.UID), account: pod.Namespace + "/" + pod.Spec.ServiceAccountName, audience: want.Audience, seconds: 3600}
 	if want.ExpirationSeconds != nil {
@@ -75,20 +81,24 @@ func (s *Source) Token(ctx context.Context, pod *v1.Pod, want *v1.ServiceAccount
 	have, ok := s.tokens[k]
 	s.mu.Unlock()
 	if ok && now.Before(have.renew) {
-		return have.token, nil
+		return have.status(), nil
 	}
 	fresh, err := s.request(ctx, pod, k)
 	if err != nil {
 		if ok && now.Before(have.expires) {
 			s.cfg.Log.Warn("service account token could not be renewed; the old one is kept while it counts", "pod", k.pod, "err", err)
-			return have.token, nil
+			return have.status(), nil
 		}
-		return "", fmt.Errorf("failed to fetch token: %w", err)
+		return authv1.TokenRequestStatus{}, fmt.Errorf("failed to fetch token: %w", err)
 	}
 	s.mu.Lock()
 	s.tokens[k] = fresh
 	s.mu.Unlock()
-	return fresh.token, nil
+	return fresh.status(), nil
+}
+
+func (h held) status() authv1.TokenRequestStatus {
+	return authv1.TokenRequestStatus{Token: h.token, ExpirationTimestamp: metav1.NewTime(h.expires)}
 }
 
 func (s *Source) request(ctx context.Context, pod *v1.Pod, k key) (held, error) {

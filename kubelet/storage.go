@@ -1,0 +1,100 @@
+package kubelet
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skiff-node/skiff/kubelet/plugin"
+	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/volume/claim"
+	"github.com/skiff-node/skiff/kubelet/volume/csi"
+	"github.com/skiff-node/skiff/kubelet/volume/kinds"
+	"github.com/skiff-node/skiff/kubelet/volume/projected"
+	"github.com/skiff-node/skiff/kubelet/volume/token"
+	"github.com/skiff-node/skiff/kubelet/worker"
+)
+
+// storage is the pods' volumes, with the CSI drivers that provide some of them.
+type storage struct {
+	*volume.Manager
+	// Nil without an API server: claims, drivers' objects and inline volumes need one.
+	csi     *csi.Kind
+	drivers *csi.Drivers
+	plugins *plugin.Watcher
+}
+
+func (k *Kubelet) newVolumes() error {
+	cfg := kinds.Config{Projected: projected.Config{Objects: k.reader(), Tokens: noObjects{}, Allocatable: k.allocatable}}
+	vc := volume.Config{Root: k.cfg.RootDir, Period: k.cfg.Configuration.SyncFrequency.Duration, Log: k.log}
+	if k.client != nil {
+		tokens := token.New(token.Config{Client: k.client, Log: k.log})
+		cfg.Projected.Tokens = tokens
+		if err := k.volumes.newCSI(k, tokens); err != nil {
+			return err
+		}
+		cfg.CSI = k.volumes.csi
+		vc.Claims = claim.Finder{Client: k.client, Node: k.nodeObject}
+	}
+	vc.Kinds = kinds.All(cfg)
+	var err error
+	k.volumes.Manager, err = volume.New(vc)
+	return err
+}
+
+// newCSI makes what CSI volumes need: the drivers, which register by sockets in plugins_registry, and the kind.
+func (s *storage) newCSI(k *Kubelet, tokens csi.Tokens) error {
+	var err error
+	s.drivers, err = csi.NewDrivers(csi.DriversConfig{Client: k.client, Node: k.cfg.NodeName, Dial: plugin.Dial, Log: k.log,
+		Registered: func() { retryWithDrivers(k.pool) }})
+	if err != nil {
+		return err
+	}
+	inUseChanged := func() { // the node's status tells soon
+		if k.node != nil {
+			k.node.Wake()
+		}
+	}
+	s.csi, err = csi.New(csi.Config{Root: k.cfg.RootDir, Node: k.cfg.NodeName, Client: k.client, Drivers: s.drivers,
+		Tokens: tokens, Events: k.events, InUseChanged: inUseChanged, Log: k.log})
+	if err != nil {
+		return err
+	}
+	s.plugins, err = plugin.New(plugin.Config{Dir: filepath.Join(k.cfg.RootDir, "plugins_registry"), Log: k.log,
+		Handlers: map[string]plugin.Handler{registerapi.CSIPlugin: s.drivers}})
+	return err
+}
+
+// retryWithDrivers lets the pods that may have waited for a driver try again at once.
+func retryWithDrivers(pool *worker.Pool) {
+	needs := func(v v1.Volume) bool { return v.CSI != nil || v.PersistentVolumeClaim != nil || v.Ephemeral != nil }
+	for _, p := range pool.Pods() {
+		if slices.ContainsFunc(p.Spec.Volumes, needs) {
+			pool.Retry(p.UID)
+		}
+	}
+}
+
+// inUse lists the volumes that the cluster must not detach from this node.
+func (s *storage) inUse() []v1.UniqueVolumeName {
+	if s.csi == nil {
+		return nil
+	}
+	return s.csi.InUse()
+}
+
+// run keeps volumes current, and the drivers known.
+func (s *storage) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.Run(ctx) })
+	if s.csi != nil {
+		group.Go(func() error { return s.drivers.Run(ctx) })
+		group.Go(func() error { return s.plugins.Run(ctx) })
+	}
+	return group.Wait()
+}
