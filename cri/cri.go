@@ -65,13 +65,14 @@ func New(c Config) (*Server, error) {
 		grpc.ReadBufferSize(8<<10), grpc.WriteBufferSize(8<<10),
 	)
 	runtimeapi.RegisterRuntimeServiceServer(s.grpc, &runtimeServer{
-		versionHandlers:   versionHandlers{c.Version, c.Runtime.Node, c.Calls},
-		sandboxHandlers:   sandboxHandlers{c.Runtime.Sandboxes, c.Runtime.Containers},
-		containerHandlers: containerHandlers{c.Runtime.Containers, c.Runtime.Inspector},
-		processHandlers:   processHandlers{c.Runtime, streams},
-		statsHandlers:     statsHandlers{c.Runtime.Meters},
-		metricsHandlers:   metricsHandlers{c.Runtime.Meters},
-		eventHandlers:     eventHandlers{c.Runtime.Events},
+		versionHandlers:    versionHandlers{c.Version, c.Runtime.Node, c.Calls},
+		sandboxHandlers:    sandboxHandlers{c.Runtime.Sandboxes, c.Runtime.Containers},
+		containerHandlers:  containerHandlers{c.Runtime.Containers, c.Runtime.Inspector},
+		processHandlers:    processHandlers{c.Runtime, streams},
+		statsHandlers:      statsHandlers{c.Runtime.Meters},
+		metricsHandlers:    metricsHandlers{c.Runtime.Meters},
+		eventHandlers:      eventHandlers{c.Runtime.Events},
+		checkpointHandlers: checkpointHandlers{c.Runtime.Checkpoints},
 	})
 	runtimeapi.RegisterImageServiceServer(s.grpc, &imageServer{imageHandlers: imageHandlers{c.Images}})
 	return s, nil
@@ -102,6 +103,7 @@ type runtimeServer struct {
 	statsHandlers
 	metricsHandlers
 	eventHandlers
+	checkpointHandlers
 	runtimeFallback
 }
 

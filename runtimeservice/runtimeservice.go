@@ -59,6 +59,8 @@ type Service struct {
 	Events     Events
 	Node       Node
 	Inspector  Inspector
+	// Checkpoints may be nil: then there are none.
+	Checkpoints Checkpoints
 }
 
 // Sandboxes runs pod sandboxes.

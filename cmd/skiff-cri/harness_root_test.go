@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(networktest.Isolate(func() int {
+		if keeperBinary = os.Getenv("SKIFF_KEEPER"); keeperBinary != "" {
+			return m.Run()
+		}
 		dir, err := os.MkdirTemp("", "skiff-cri-test-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -139,7 +142,7 @@ func (h *host) up() {
 		h.Fatal(err)
 	}
 	h.conn, h.runtime, h.images = conn, cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
-	ctx, cancel := context.WithTimeout(h.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(h.Context(), 2*time.Minute)
 	defer cancel()
 	if _, err := h.runtime.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true)); err != nil {
 		h.Fatalf("the server does not answer: %v\n%s", err, h.log())
@@ -257,7 +260,7 @@ func (h *host) load() {
 // until polls a condition.
 func (h *host) until(what string, ok func() bool) {
 	h.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			h.Fatalf("in vain we waited until %s", what)
 		}

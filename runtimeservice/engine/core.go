@@ -51,6 +51,7 @@ type core struct {
 // The places below RunDir.
 func (c *core) nsDir() string                 { return filepath.Join(c.cfg.RunDir, "ns") }
 func (c *core) recordDir(kind string) string  { return filepath.Join(c.cfg.RunDir, "records", kind) }
+func (c *core) copiesDir(id string) string    { return filepath.Join(c.cfg.RunDir, "restores", id) }
 func (c *core) sandboxDir(id string) string   { return filepath.Join(c.cfg.RunDir, "sandboxes", id) }
 func (c *core) containerDir(id string) string { return filepath.Join(c.cfg.RunDir, "containers", id) }
 func (c *core) nsPath(id, kind string) string { return filepath.Join(c.nsDir(), id+"-"+kind) }

@@ -19,6 +19,8 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cdi"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
+	"github.com/skiff-node/skiff/runtimeservice/checkpoint"
+	"github.com/skiff-node/skiff/runtimeservice/frozen"
 	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
@@ -106,7 +108,7 @@ func New(cfg Config) (*Engine, error) {
 		link: link.Link{Connect: cfg.Connect},
 	}
 	c.handlers.Store(&cfg.Handlers)
-	for _, dir := range []string{c.nsDir(), c.sandboxDir(""), c.containerDir("")} {
+	for _, dir := range []string{c.nsDir(), c.sandboxDir(""), c.containerDir(""), c.copiesDir("")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("runtime: make directories: %w", err)
 		}
@@ -132,9 +134,14 @@ func assemble(c *core) *Engine {
 
 // Service is the engine by its roles.
 func (e *Engine) Service() runtimeservice.Service {
+	c := e.core
 	return runtimeservice.Service{
 		Sandboxes: e.sandboxes, Containers: e.containers, Processes: &session.Sessions{Runtime: finder{e.core}},
 		Meters: e.meters, Events: &e.core.hub, Node: &node{core: e.core}, Inspector: e.core.view,
+		Checkpoints: &checkpoint.Checkpoints{
+			Runtime:   frozen.Containers{Units: c.units, Cgroups: c.cgroups, Link: &c.link, Dir: c.containerDir, Copies: c.copiesDir},
+			Sandboxes: e.sandboxes, Containers: e.containers,
+		},
 	}
 }
 

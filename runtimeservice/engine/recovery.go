@@ -208,7 +208,7 @@ func (e *Engine) retain(ctx context.Context) error {
 
 // sweep removes the mounts, directories, namespaces and pod cgroups of unknown ids.
 func (c *core) sweep(known map[string]bool) error {
-	for _, parent := range []string{c.containerDir(""), c.sandboxDir("")} {
+	for _, parent := range []string{c.containerDir(""), c.sandboxDir(""), c.copiesDir("")} {
 		if err := rootfs.Sweep(parent, known); err != nil {
 			return err
 		}

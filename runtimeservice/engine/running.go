@@ -41,8 +41,12 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 		return keeper.Started{}, err
 	}
 	step, done := runtimeservice.Step(ctx, "create the process")
+	restore := ""
+	if rec.Restore {
+		restore = c.copiesDir(id)
+	}
 	_, err = kept.Create(step, keeper.Create{
-		ID: id, Spec: config, Bundle: c.containerDir(id), Runtime: run.Runtime(),
+		ID: id, Restore: restore, Spec: config, Bundle: c.containerDir(id), Runtime: run.Runtime(),
 		LogPath: rec.Container.LogPath, Stdin: rec.Container.Config.Stdin, StdinOnce: rec.Container.Config.StdinOnce,
 		TTY: rec.Container.Config.TTY, SystemdCgroup: c.cfg.CgroupDriver == cgroup.Systemd,
 	})

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,7 +13,6 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/bundle"
 	"github.com/skiff-node/skiff/runtimeservice/cdi"
-	"github.com/skiff-node/skiff/runtimeservice/handler"
 	"github.com/skiff-node/skiff/runtimeservice/podfiles"
 	"github.com/skiff-node/skiff/runtimeservice/rootfs"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
@@ -31,7 +31,9 @@ func (c *containerParts) steps(o *container) []steps.Step {
 	id := rec.Container.ID
 	dir := c.containerDir(id)
 	list := []steps.Step{
-		{Name: "make the directory", Undo: func(context.Context) error { return rootfs.RemoveFlat(dir) }},
+		{Name: "make the directory", Undo: func(context.Context) error {
+			return errors.Join(rootfs.RemoveFlat(dir), os.RemoveAll(c.copiesDir(id)))
+		}},
 		{Name: "prepare the root file system", Undo: func(ctx context.Context) error { return c.cfg.Images.Release(ctx, id) }},
 		{Name: "mount the root file system", Undo: func(context.Context) error { return rootfs.Unmount(filepath.Join(dir, "rootfs")) }},
 	}
@@ -144,7 +146,7 @@ func (c *containerParts) writeSpec(ctx context.Context, o *container, box sandbo
 	if in.Profiles, err = spec.LoadProfiles(config.Security, c.cfg.SeccompDir); err != nil {
 		return err
 	}
-	if err := canMount(config, run); err != nil {
+	if err := run.CanMount(config.Mounts); err != nil {
 		return err
 	}
 	built, err := spec.Build(in)
@@ -162,16 +164,6 @@ func (c *containerParts) writeSpec(ctx context.Context, o *container, box sandbo
 		return err
 	}
 	return bundle.Write(dir, built)
-}
-
-// canMount refuses what the handler cannot mount: a mount that shall be read-only below too must not be less.
-func canMount(config runtimeservice.ContainerConfig, run handler.Handler) error {
-	for i, m := range config.Mounts {
-		if m.RecursiveReadonly && (!run.Features.RecursiveReadOnly || !handler.Kernel(false).RecursiveReadOnly) {
-			return fmt.Errorf("config.mounts[%d].recursive_read_only: %w with handler %q", i, runtimeservice.ErrRecursiveReadOnly, run.Name)
-		}
-	}
-	return nil
 }
 
 // files are the sandbox's files; its shared memory is the host's with the host's IPC namespace.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/runtimeservice"
 )
 
 // Features is what a runtime can do.
@@ -98,4 +100,14 @@ func numbers(version string) []int {
 		out = append(out, n)
 	}
 	return out
+}
+
+// CanMount refuses what cannot be mounted with this handler: a mount that shall be read-only below too must not be less.
+func (h Handler) CanMount(mounts []runtimeservice.Mount) error {
+	for i, m := range mounts {
+		if m.RecursiveReadonly && !(h.Features.RecursiveReadOnly && Kernel(false).RecursiveReadOnly) {
+			return fmt.Errorf("config.mounts[%d].recursive_read_only: %w with handler %q", i, runtimeservice.ErrRecursiveReadOnly, h.Name)
+		}
+	}
+	return nil
 }

@@ -99,6 +99,12 @@ func (c *Client) Update(ctx context.Context, req Update) error {
 	return wrap("update", req.ID, err)
 }
 
+// Checkpoint returns when CRIU has written the container, which runs on.
+func (c *Client) Checkpoint(ctx context.Context, req Checkpoint) error {
+	_, err := c.call(ctx, MethodCheckpoint, req, nil)
+	return wrap("checkpoint", req.ID, err)
+}
+
 // Exec runs a process. The files are those that req names, in the order stdin, stdout, stderr. With TTY it returns the
 // terminal's master, which is the caller's; closing it hangs up. With Wait it returns when the process has exited;
 // cancelling ctx leaves the process running: Kill it.
@@ -177,14 +183,14 @@ func (c *Client) EndExecs(ctx context.Context) error {
 // the context ends or the connection breaks: the last pair then has the error. Go on with the Seq of the last event.
 func (c *Client) Events(ctx context.Context, after uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		if err := c.follow(ctx, after, func(e Event) bool { return yield(e, nil) }); err != nil {
+		if err := follow(ctx, c, after, func(e Event) bool { return yield(e, nil) }); err != nil {
 			yield(Event{}, fmt.Errorf("follow events of keeper: %w", err))
 		}
 	}
 }
 
 // follow returns nil when the consumer has stopped.
-func (c *Client) follow(ctx context.Context, after uint64, each func(Event) bool) error {
+func follow(ctx context.Context, c *Client, after uint64, each func(Event) bool) error {
 	conn, _, err := c.connect(ctx)
 	if err != nil {
 		return err

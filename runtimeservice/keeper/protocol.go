@@ -50,21 +50,22 @@ const (
 
 // The methods of the protocol.
 const (
-	MethodCreate    = "create"
-	MethodStart     = "start"
-	MethodKill      = "kill"
-	MethodDelete    = "delete"
-	MethodUpdate    = "update"
-	MethodExec      = "exec"
-	MethodWait      = "wait" // answered when the exec, or the container, has exited
-	MethodAttach    = "attach"
-	MethodResize    = "resize"
-	MethodReopenLog = "reopen-log"
-	MethodList      = "list"
-	MethodEvents    = "events"
-	MethodShutdown  = "shutdown"  // refused while containers run
-	MethodUpgrade   = "upgrade"   // since 1.1; carries a binary, answered by the one that takes over
-	MethodEndExecs  = "end-execs" // since 1.1
+	MethodCreate     = "create"
+	MethodStart      = "start"
+	MethodKill       = "kill"
+	MethodDelete     = "delete"
+	MethodUpdate     = "update"
+	MethodExec       = "exec"
+	MethodWait       = "wait" // answered when the exec, or the container, has exited
+	MethodAttach     = "attach"
+	MethodResize     = "resize"
+	MethodReopenLog  = "reopen-log"
+	MethodList       = "list"
+	MethodEvents     = "events"
+	MethodShutdown   = "shutdown"   // refused while containers run
+	MethodUpgrade    = "upgrade"    // since 1.1; carries a binary, answered by the one that takes over
+	MethodCheckpoint = "checkpoint" // since 1.1; answered when CRIU is done
+	MethodEndExecs   = "end-execs"  // since 1.1
 )
 
 // Hello opens a connection, in both directions.
@@ -115,10 +116,17 @@ type Create struct {
 	Bundle        string          `json:"bundle"`           // directory for a foreign runtime's config.json
 	Runtime       Runtime         `json:"runtime,omitzero"` // zero: libcontainer in process
 	SystemdCgroup bool            `json:"systemdCgroup,omitempty"`
+	Restore       string          `json:"restore,omitempty"` // directory that MethodCheckpoint wrote to: continue from there
 	LogPath       string          `json:"logPath,omitempty"` // CRI log file; "" discards the output
 	Stdin         bool            `json:"stdin,omitempty"`   // keep a stdin open for attach
 	StdinOnce     bool            `json:"stdinOnce,omitempty"`
 	TTY           bool            `json:"tty,omitempty"` // the same as spec.process.terminal
+}
+
+// Checkpoint has CRIU write a running container into a directory.
+type Checkpoint struct {
+	ID     string `json:"id"`
+	Images string `json:"images"`
 }
 
 // Runtime names a foreign OCI runtime by its command line.

@@ -19,6 +19,7 @@ type Keeper interface {
 	Kill(ctx context.Context, req keeper.Kill) error
 	Delete(ctx context.Context, id string) error
 	Update(ctx context.Context, req keeper.Update) error
+	Checkpoint(ctx context.Context, req keeper.Checkpoint) error
 	Exec(ctx context.Context, req keeper.Exec, files ...*os.File) (keeper.ExecReply, *os.File, error)
 	Wait(ctx context.Context, t keeper.Target) (keeper.Exit, error)
 	Attach(ctx context.Context, req keeper.Attach, files ...*os.File) error

@@ -29,6 +29,9 @@ type Foreign struct {
 
 // Create writes config.json into the bundle and calls `create`.
 func (f *Foreign) Create(ctx context.Context, req Create) (Created, error) {
+	if req.Restore != "" {
+		return Created{}, errors.New("a foreign runtime cannot continue from a checkpoint")
+	}
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(req.Spec, spec); err != nil {
 		return Created{}, fmt.Errorf("%w: %w", ErrSpec, err)

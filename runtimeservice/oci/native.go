@@ -93,6 +93,9 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 	} else if tree != nil {
 		defer func() { go tree.Close() }() // the kernel takes its time to take a mount down
 	}
+	if req.Restore != "" {
+		return n.restore(req, c, config, process)
+	}
 	started, err := start(c, process, req.IO)
 	if err != nil {
 		return Created{}, errors.Join(err, c.Destroy())
@@ -111,6 +114,9 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 
 // Start lets the waiting init execute the container's program. It returns ErrGone when died is closed first.
 func (n *Native) Start(_ context.Context, id string, died <-chan struct{}) error {
+	if n.wasRestored(id) {
+		return nil
+	}
 	return release(filepath.Join(n.root, id, "exec.fifo"), died)
 }
 

@@ -34,6 +34,7 @@ type Create struct {
 	Spec          json.RawMessage // OCI runtime specification
 	Bundle        string          // directory for config.json; Foreign only
 	SystemdCgroup bool
+	Restore       string // continue from what Checkpoint has written into this directory; Native only
 	IO            IO
 }
 

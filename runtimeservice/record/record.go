@@ -20,7 +20,8 @@ type Container struct {
 	Container runtimeservice.Container
 	Phase     lifecycle.Phase
 	Cgroup    string
-	Volumes   int // root file systems of image volumes, by number
+	Volumes   int  // root file systems of image volumes, by number
+	Restore   bool // its start continues from a checkpoint
 }
 
 // Key, At and WithPhase make the records fit for a table.

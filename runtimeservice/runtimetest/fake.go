@@ -22,12 +22,13 @@ type Fake struct {
 	// Commands maps an argv, joined by spaces, to its outcome; others end with code 127.
 	Commands map[string]runtimeservice.ExecResult
 
-	mu         sync.Mutex
-	next       int
-	sandboxes  map[string]*runtimeservice.Sandbox
-	containers map[string]*runtimeservice.Container
-	cidrs      []netip.Prefix
-	hub        hub.Hub
+	mu          sync.Mutex
+	next        int
+	sandboxes   map[string]*runtimeservice.Sandbox
+	containers  map[string]*runtimeservice.Container
+	checkpoints map[string]map[string]bool // by path: the names of the containers
+	cidrs       []netip.Prefix
+	hub         hub.Hub
 }
 
 // NewFake makes an empty runtime.
@@ -35,6 +36,7 @@ func NewFake() *Fake {
 	return &Fake{
 		Commands:  map[string]runtimeservice.ExecResult{},
 		sandboxes: map[string]*runtimeservice.Sandbox{}, containers: map[string]*runtimeservice.Container{},
+		checkpoints: map[string]map[string]bool{},
 	}
 }
 
@@ -43,6 +45,7 @@ func (f *Fake) Service() runtimeservice.Service {
 	return runtimeservice.Service{
 		Sandboxes: fakeSandboxes{f}, Containers: fakeContainers{f}, Processes: fakeProcesses{f},
 		Meters: fakeMeters{f}, Events: &f.hub, Node: fakeNode{f}, Inspector: fakeNode{f},
+		Checkpoints: fakeCheckpoints{f},
 	}
 }
 

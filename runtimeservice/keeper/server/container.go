@@ -124,6 +124,7 @@ func (c *container) create(ctx context.Context, spec json.RawMessage) (err error
 		Spec:          spec,
 		Bundle:        c.rec.Create.Bundle,
 		SystemdCgroup: c.rec.Create.SystemdCgroup,
+		Restore:       c.rec.Create.Restore,
 		IO:            oci.IO{Stdin: stdin, Stdout: stdout, Stderr: stderr, TTY: c.rec.Create.TTY},
 	})
 	if err != nil {

@@ -24,21 +24,22 @@ type api struct {
 
 // methods is the protocol's table.
 var methods = map[string]method{
-	keeper.MethodCreate:    api.create,
-	keeper.MethodStart:     api.start,
-	keeper.MethodKill:      api.kill,
-	keeper.MethodDelete:    api.remove,
-	keeper.MethodUpdate:    api.update,
-	keeper.MethodExec:      api.exec,
-	keeper.MethodWait:      api.wait,
-	keeper.MethodAttach:    api.attach,
-	keeper.MethodResize:    api.resize,
-	keeper.MethodReopenLog: api.reopenLog,
-	keeper.MethodList:      api.list,
-	keeper.MethodEvents:    api.events,
-	keeper.MethodShutdown:  api.shutdown,
-	keeper.MethodUpgrade:   api.upgrade,
-	keeper.MethodEndExecs:  api.endExecs,
+	keeper.MethodCreate:     api.create,
+	keeper.MethodStart:      api.start,
+	keeper.MethodKill:       api.kill,
+	keeper.MethodDelete:     api.remove,
+	keeper.MethodUpdate:     api.update,
+	keeper.MethodCheckpoint: api.checkpoint,
+	keeper.MethodExec:       api.exec,
+	keeper.MethodWait:       api.wait,
+	keeper.MethodAttach:     api.attach,
+	keeper.MethodResize:     api.resize,
+	keeper.MethodReopenLog:  api.reopenLog,
+	keeper.MethodList:       api.list,
+	keeper.MethodEvents:     api.events,
+	keeper.MethodShutdown:   api.shutdown,
+	keeper.MethodUpgrade:    api.upgrade,
+	keeper.MethodEndExecs:   api.endExecs,
 }
 
 func (s api) create(ctx context.Context, c *call) (any, error) {
@@ -148,6 +149,27 @@ func (s api) update(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	return struct{}{}, on.runtime.Update(ctx, req.ID, req.Resources)
+}
+
+// checkpointer is a runtime that can write a container to files.
+type checkpointer interface {
+	Checkpoint(ctx context.Context, id, images string) error
+}
+
+func (s api) checkpoint(ctx context.Context, c *call) (any, error) {
+	var req keeper.Checkpoint
+	on, err := s.target(c, &req, &req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := on.may(doExec); err != nil { // the same states
+		return nil, err
+	}
+	runtime, ok := on.runtime.(checkpointer)
+	if !ok {
+		return nil, fmt.Errorf("%w: the runtime of container %s writes no checkpoints", keeper.ErrState, req.ID)
+	}
+	return struct{}{}, runtime.Checkpoint(ctx, req.ID, req.Images)
 }
 
 func (s api) exec(ctx context.Context, c *call) (any, error) {

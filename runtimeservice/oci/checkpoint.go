@@ -1,0 +1,75 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+)
+
+// Checkpoint has CRIU write the container into the directory images. The container runs on.
+func (n *Native) Checkpoint(_ context.Context, id, images string) error {
+	c, err := libcontainer.Load(n.root, id)
+	if err != nil {
+		return fmt.Errorf("load container: %w", err)
+	}
+	if err := c.Checkpoint(criu(images)); err != nil {
+		return fmt.Errorf("criu: %w", err)
+	}
+	return nil
+}
+
+// criu are the options of both ways. Established connections are kept: the pod that is restored may have their address.
+func criu(images string) *libcontainer.CriuOpts {
+	return &libcontainer.CriuOpts{
+		ImagesDirectory: images, WorkDirectory: images, LeaveRunning: true, TcpEstablished: true, FileLocks: true,
+		ExternalUnixConnections: true, ManageCgroupsMode: "ignore", StatusFd: -1,
+	}
+}
+
+// restored marks, in a container's state directory, one that runs since Create.
+const restored = "restored"
+
+// restore makes a container that continues from what Checkpoint has written: it runs at once.
+func (n *Native) restore(req Create, c *libcontainer.Container, config *configs.Config, process *libcontainer.Process) (Created, error) {
+	var console *consoleSocket
+	if req.IO.TTY {
+		var err error
+		if console, err = newConsoleSocket(); err != nil {
+			return Created{}, err
+		}
+		defer console.close()
+		process.ConsoleSocket = console.child
+	} else {
+		setStreams(process, req.IO)
+	}
+	if err := os.WriteFile(filepath.Join(n.root, req.ID, restored), nil, 0o600); err != nil {
+		return Created{}, errors.Join(fmt.Errorf("restore: %w", err), c.Destroy())
+	}
+	if err := c.Restore(process, criu(req.Restore)); err != nil {
+		return Created{}, errors.Join(fmt.Errorf("restore: criu: %w", err), c.Destroy())
+	}
+	pid, err := process.Pid()
+	if err != nil {
+		return Created{}, errors.Join(fmt.Errorf("restore: %w", err), n.Sweep(req.ID))
+	}
+	state, err := c.State()
+	if err != nil {
+		return Created{}, errors.Join(fmt.Errorf("restore: %w", err), n.Sweep(req.ID))
+	}
+	out := Created{Pid: pid, Cgroups: state.CgroupPaths, SharedPid: !config.Namespaces.IsPrivate(configs.NEWPID)}
+	if console != nil {
+		out.Console, err = console.receive()
+	}
+	return out, err
+}
+
+// wasRestored says that the container runs already.
+func (n *Native) wasRestored(id string) bool {
+	_, err := os.Lstat(filepath.Join(n.root, id, restored))
+	return err == nil
+}
