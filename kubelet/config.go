@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 
+	"github.com/skiff-node/skiff/kubelet/certificate"
 	"github.com/skiff-node/skiff/kubelet/configuration"
 )
 
@@ -29,7 +31,9 @@ type Config struct {
 	RestConfig *rest.Config
 	// RootDir holds pods' volumes and files, as /var/lib/kubelet. Required.
 	RootDir string
-	// CertDir holds the server's certificate when the configuration names none.
+	// BootstrapKubeconfig has a bootstrap token, by which Bootstrap gets the credentials in Kubeconfig. Optional.
+	BootstrapKubeconfig string
+	// CertDir holds the certificates that the cluster signs for this node; empty means RootDir/pki.
 	CertDir string
 	// Endpoint of the container runtime: unix:///run/skiff/cri.sock. When empty, the configuration's
 	// containerRuntimeEndpoint.
@@ -76,6 +80,7 @@ func complete(cfg Config) (Config, error) {
 		return cfg, errors.New("kubelet: no container runtime endpoint: set containerRuntimeEndpoint")
 	}
 	orString(&cfg.PodLogsDir, c.PodLogsDir)
+	orString(&cfg.CertDir, filepath.Join(cfg.RootDir, "pki"))
 	orString(&cfg.ProviderID, c.ProviderID)
 	orString(&cfg.Version, "v1.37.2")
 	cfg.Taints = append(append([]v1.Taint{}, c.RegisterWithTaints...), cfg.Taints...)
@@ -106,6 +111,19 @@ func restConfig(cfg *Config) (*rest.Config, error) {
 	rc.AcceptContentTypes = rc.ContentType + ",application/json"
 	rc.UserAgent = "kubelet/" + cfg.Version + " (skiff)"
 	return rc, nil
+}
+
+// Bootstrap gets the node its first client certificate, if BootstrapKubeconfig is given and Kubeconfig has no good one. It
+// waits until the cluster has signed it.
+func Bootstrap(ctx context.Context, cfg Config) error {
+	if cfg.BootstrapKubeconfig == "" {
+		return nil
+	}
+	cfg, err := complete(cfg)
+	if err != nil {
+		return err
+	}
+	return certificate.Bootstrapper{Token: cfg.BootstrapKubeconfig, Kubeconfig: cfg.Kubeconfig, Dir: cfg.CertDir, Node: cfg.NodeName, Log: cfg.Log}.Run(ctx)
 }
 
 // eventConfig is how to write events: at most so many in a second.

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skiff-node/skiff/kubelet/certificate"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/event"
 	"github.com/skiff-node/skiff/kubelet/node"
@@ -56,6 +57,8 @@ type Kubelet struct {
 	guard    *guard
 	rotator  *rotate.Rotator
 	server   *server.Server
+	renewal  *certificate.Client  // nil unless rotateCertificates
+	serving  *certificate.Serving // nil unless serverTLSBootstrap
 }
 
 // New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
@@ -70,6 +73,11 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	var events kubernetes.Interface
+	if rc != nil && cfg.Configuration.RotateCertificates {
+		if k.renewal, err = certificate.NewClient(rc, cfg.CertDir, cfg.NodeName); err != nil {
+			return nil, err
+		}
+	}
 	if rc != nil {
 		if k.client, err = kubernetes.NewForConfig(rc); err != nil {
 			return nil, fmt.Errorf("make API client: %w", err)
@@ -178,6 +186,12 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 	}
 	if k.node != nil {
 		parts["node"] = k.node.Run
+	}
+	if k.renewal != nil {
+		parts["client certificate"] = k.renewal.Run
+	}
+	if k.serving != nil {
+		parts["serving certificate"] = k.serving.Run
 	}
 	if k.server != nil {
 		parts["server"] = k.server.Run

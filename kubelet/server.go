@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strconv"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 
+	"github.com/skiff-node/skiff/kubelet/certificate"
 	"github.com/skiff-node/skiff/kubelet/server"
 )
 
@@ -44,7 +46,7 @@ func (k *Kubelet) newServer() error {
 	if served {
 		sc.Address = net.JoinHostPort(c.Address, strconv.Itoa(int(c.Port)))
 	}
-	if sc.Certificate, err = certificate(c, append([]string{k.cfg.NodeName}, k.facts.ips...)); err != nil {
+	if sc.Certificate, err = k.servingCertificate(); err != nil {
 		return err
 	}
 	if sc.MinTLS, sc.Ciphers, err = tlsBounds(c); err != nil {
@@ -81,16 +83,29 @@ func serverAuth(c *kubeletconfig.KubeletConfiguration, client kubernetes.Interfa
 	return a, nil
 }
 
-// certificate is the configured one, or one that the kubelet signs itself.
-func certificate(c *kubeletconfig.KubeletConfiguration, hosts []string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	if c.TLSCertFile != "" || c.TLSPrivateKeyFile != "" {
+// servingCertificate is the configured one, one that the cluster signs, or one that the kubelet signs itself.
+func (k *Kubelet) servingCertificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	c := k.cfg.Configuration
+	switch {
+	case c.TLSCertFile != "":
 		get, err := server.Files(c.TLSCertFile, c.TLSPrivateKeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("tlsCertFile, tlsPrivateKeyFile: %w", err)
 		}
 		return get, nil
+	case c.ServerTLSBootstrap && k.client != nil:
+		addresses := []v1.NodeAddress{{Type: v1.NodeHostName, Address: k.cfg.NodeName}}
+		for _, ip := range k.facts.ips {
+			addresses = append(addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
+		}
+		var err error
+		k.serving, err = certificate.NewServing(k.client, k.cfg.CertDir, k.cfg.NodeName, func() []v1.NodeAddress { return addresses })
+		if err != nil {
+			return nil, err
+		}
+		return k.serving.Get, nil
 	}
-	return server.SelfSigned(hosts...)
+	return server.SelfSigned(append([]string{k.cfg.NodeName}, k.facts.ips...)...)
 }
 
 // tlsBounds reads the configuration's bounds of the protocol.

@@ -100,6 +100,9 @@ func kubeletCommand() *cobra.Command {
 			k.Log = slog.Default()
 			ctx, stop := signals(cmd.Context())
 			defer stop()
+			if err := kubelet.Bootstrap(ctx, k); err != nil {
+				return err
+			}
 			run, err := kubelet.New(k)
 			if err != nil {
 				return err
@@ -111,11 +114,12 @@ func kubeletCommand() *cobra.Command {
 	f.StringVar(&file, "config", "", "KubeletConfiguration file (kubelet.config.k8s.io/v1beta1)")
 	f.StringVar(&dropIns, "config-dir", "", "directory of drop-ins (*.conf) that are merged over the file")
 	f.StringVar(&k.Kubeconfig, "kubeconfig", "", "identity towards the API server; without one only static pods run")
+	f.StringVar(&k.BootstrapKubeconfig, "bootstrap-kubeconfig", "", "bootstrap token, by which the node gets the credentials in --kubeconfig")
 	f.StringVar(&k.NodeName, "hostname-override", "", "name of the node (default the host name)")
 	f.StringVar(&ip, "node-ip", "", "addresses of the node, the preferred one first, separated by commas")
 	f.StringVar(&labels, "node-labels", "", "labels that the node registers with, as a=b,c=d")
 	f.StringVar(&k.RootDir, "root-dir", "/var/lib/kubelet", "directory of pods' volumes and files")
-	f.StringVar(&k.CertDir, "cert-dir", "/var/lib/kubelet/pki", "directory of the serving certificate when the configuration names none")
+	f.StringVar(&k.CertDir, "cert-dir", "", "directory of the certificates that the cluster signs for this node")
 	f.StringVar(&k.Endpoint, "container-runtime-endpoint", "", "CRI socket (default the configuration's)")
 	c.MarkFlagRequired("config")
 	return c

@@ -24,7 +24,7 @@ var applied = []string{
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
-	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1",
+	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "rotateCertificates", "serverTLSBootstrap",
 }
 
 // inert maps fields whose value changes nothing to the reason.
@@ -59,8 +59,6 @@ type refusal struct {
 func refusals() []refusal {
 	type conf = kubeletconfig.KubeletConfiguration
 	return []refusal{
-		{"rotateCertificates", func(c *conf) bool { return c.RotateCertificates }, "false, with credentials that somebody else renews"},
-		{"serverTLSBootstrap", func(c *conf) bool { return c.ServerTLSBootstrap }, "false, with tlsCertFile and tlsPrivateKeyFile"},
 		{"imagePullCredentialsVerificationPolicy", func(c *conf) bool {
 			p := c.ImagePullCredentialsVerificationPolicy
 			return p != "" && p != kubeletconfig.NeverVerify && p != kubeletconfig.NeverVerifyPreloadedImages

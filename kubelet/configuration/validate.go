@@ -77,6 +77,7 @@ func (v *check) words(c *kubeletconfig.KubeletConfiguration) {
 		string(kubeletconfig.KubeletAuthorizationModeWebhook))
 	v.oneOf("configMapAndSecretChangeDetectionStrategy", string(c.ConfigMapAndSecretChangeDetectionStrategy),
 		string(kubeletconfig.WatchChangeDetectionStrategy), string(kubeletconfig.TTLCacheChangeDetectionStrategy), string(kubeletconfig.GetChangeDetectionStrategy))
+	v.failIf(c.ServerTLSBootstrap && c.TLSCertFile != "", "serverTLSBootstrap", "tlsCertFile is given too: leave one of them out")
 	v.failIf((c.TLSCertFile == "") != (c.TLSPrivateKeyFile == ""), "tlsCertFile, tlsPrivateKeyFile", "both or none must be given")
 	v.failIf(c.StaticPodURL == "" && len(c.StaticPodURLHeader) > 0, "staticPodURLHeader", "staticPodURL is not set")
 	if c.PodCIDR != "" {

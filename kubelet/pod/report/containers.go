@@ -164,7 +164,7 @@ func (s *stater) convert(spec *v1.Container, c *pod.Container, old *v1.Container
 // settledInit handles init containers that are never started again: the finished ones, and those which the runtime has
 // forgotten although main containers exist.
 func (s *stater) settledInit(c *v1.Container, st *v1.ContainerStatus, init bool) bool {
-	if !init {
+	if !init || s.restarting {
 		return false
 	}
 	last := s.o.Newest(c.Name)
