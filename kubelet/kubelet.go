@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -57,8 +58,7 @@ type Kubelet struct {
 	guard    *guard
 	rotator  *rotate.Rotator
 	server   *server.Server
-	renewal  *certificate.Client  // nil unless rotateCertificates
-	serving  *certificate.Serving // nil unless serverTLSBootstrap
+	renewals map[string]func(context.Context) error // what renews certificates
 }
 
 // New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
@@ -67,16 +67,19 @@ func New(cfg Config) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{})}
+	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{}),
+		renewals: map[string]func(context.Context) error{}}
 	rc, err := restConfig(&cfg)
 	if err != nil {
 		return nil, err
 	}
 	var events kubernetes.Interface
 	if rc != nil && cfg.Configuration.RotateCertificates {
-		if k.renewal, err = certificate.NewClient(rc, cfg.CertDir, cfg.NodeName); err != nil {
+		client, err := certificate.NewClient(rc, cfg.CertDir, cfg.NodeName)
+		if err != nil {
 			return nil, err
 		}
+		k.renewals["client certificate"] = client.Run
 	}
 	if rc != nil {
 		if k.client, err = kubernetes.NewForConfig(rc); err != nil {
@@ -187,12 +190,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 	if k.node != nil {
 		parts["node"] = k.node.Run
 	}
-	if k.renewal != nil {
-		parts["client certificate"] = k.renewal.Run
-	}
-	if k.serving != nil {
-		parts["serving certificate"] = k.serving.Run
-	}
+	maps.Copy(parts, k.renewals)
 	if k.server != nil {
 		parts["server"] = k.server.Run
 	}

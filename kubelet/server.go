@@ -98,12 +98,12 @@ func (k *Kubelet) servingCertificate() (func(*tls.ClientHelloInfo) (*tls.Certifi
 		for _, ip := range k.facts.ips {
 			addresses = append(addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
 		}
-		var err error
-		k.serving, err = certificate.NewServing(k.client, k.cfg.CertDir, k.cfg.NodeName, func() []v1.NodeAddress { return addresses })
+		serving, err := certificate.NewServing(k.client, k.cfg.CertDir, k.cfg.NodeName, func() []v1.NodeAddress { return addresses })
 		if err != nil {
 			return nil, err
 		}
-		return k.serving.Get, nil
+		k.renewals["serving certificate"] = serving.Run
+		return serving.Get, nil
 	}
 	return server.SelfSigned(append([]string{k.cfg.NodeName}, k.facts.ips...)...)
 }
