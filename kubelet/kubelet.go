@@ -56,9 +56,8 @@ type Kubelet struct {
 	services *services
 	node     *node.Manager // nil without an API server
 	guard    *guard
-	rotator  *rotate.Rotator
 	server   *server.Server
-	renewals map[string]func(context.Context) error // what renews certificates
+	loops    map[string]func(context.Context) error // what else runs: renewal of certificates, rotation of logs
 }
 
 // New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
@@ -68,7 +67,7 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{}),
-		renewals: map[string]func(context.Context) error{}}
+		loops: map[string]func(context.Context) error{}}
 	rc, err := restConfig(&cfg)
 	if err != nil {
 		return nil, err
@@ -79,7 +78,7 @@ func New(cfg Config) (*Kubelet, error) {
 		if err != nil {
 			return nil, err
 		}
-		k.renewals["client certificate"] = client.Run
+		k.loops["client certificate"] = client.Run
 	}
 	if rc != nil {
 		if k.client, err = kubernetes.NewForConfig(rc); err != nil {
@@ -131,8 +130,12 @@ func (k *Kubelet) newRuntime() error {
 	if err != nil || size.Value() <= 0 {
 		return fmt.Errorf("containerLogMaxSize: %q is no positive quantity", c.ContainerLogMaxSize)
 	}
-	k.rotator, err = rotate.New(rotate.Config{Runtime: calls, MaxSize: size.Value(), MaxFiles: int(*c.ContainerLogMaxFiles), Period: c.ContainerLogMonitorInterval.Duration, Log: k.log})
-	return err
+	rotator, err := rotate.New(rotate.Config{Runtime: calls, MaxSize: size.Value(), MaxFiles: int(*c.ContainerLogMaxFiles), Period: c.ContainerLogMonitorInterval.Duration, Log: k.log})
+	if err != nil {
+		return err
+	}
+	k.loops["container logs"] = rotator.Run
+	return nil
 }
 
 // newWorkers makes the pool of workers and everything that feeds it.
@@ -182,7 +185,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Log: k.log})
 	parts := map[string]func(context.Context) error{
 		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.run, "sweep": k.sweep,
-		"guard": k.guard.run, "container logs": k.rotator.Run,
+		"guard": k.guard.run,
 	}
 	if k.client != nil {
 		parts["services"] = k.services.run
@@ -190,7 +193,7 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 	if k.node != nil {
 		parts["node"] = k.node.Run
 	}
-	maps.Copy(parts, k.renewals)
+	maps.Copy(parts, k.loops)
 	if k.server != nil {
 		parts["server"] = k.server.Run
 	}

@@ -102,7 +102,7 @@ func (k *Kubelet) servingCertificate() (func(*tls.ClientHelloInfo) (*tls.Certifi
 		if err != nil {
 			return nil, err
 		}
-		k.renewals["serving certificate"] = serving.Run
+		k.loops["serving certificate"] = serving.Run
 		return serving.Get, nil
 	}
 	return server.SelfSigned(append([]string{k.cfg.NodeName}, k.facts.ips...)...)
