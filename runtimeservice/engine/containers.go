@@ -85,7 +85,7 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 		// The sandbox went away meanwhile, and its removal may not have seen this container.
 		return "", errors.Join(fmt.Errorf("sandbox %s is being removed: %w", box.Sandbox.ID, runtimeservice.ErrState), c.remove(ctx, o))
 	}
-	c.log.Info("container created", "container", id, "sandbox", box.Sandbox.ID, "name", config.Metadata.Name)
+	c.log.Info("container created", c.view.Keys(o.Record()))
 	c.notify(runtimeservice.EventCreated, id, box.Sandbox.ID)
 	c.inform(ctx, hooks.ContainerCreated, o)
 	return id, nil
@@ -286,7 +286,7 @@ func (c *containers) remove(ctx context.Context, o *container) error {
 	if err := c.discard(ctx, o); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	c.log.Info("container removed", "container", id)
+	c.log.Info("container removed", c.view.Keys(rec))
 	c.notify(runtimeservice.EventDeleted, id, rec.Container.SandboxID)
 	return nil
 }

@@ -108,7 +108,7 @@ func (c *containers) markStarted(o *container, pid int, at time.Time) error {
 		return err
 	}
 	rec := o.Record().Container
-	c.log.Info("container started", "container", rec.ID, "pid", pid)
+	c.log.Info("container started", c.view.Keys(o.Record()), "pid", pid)
 	c.notify(runtimeservice.EventStarted, rec.ID, rec.SandboxID)
 	return nil
 }
@@ -127,7 +127,7 @@ func (c *containers) markEnded(o *container, exit keeper.Exit, reason, message s
 	}
 	close(o.Ended)
 	rec := o.Record().Container
-	c.log.Info("container ended", "container", rec.ID, "code", rec.ExitCode, "reason", reason)
+	c.log.Info("container ended", c.view.Keys(o.Record()), "code", rec.ExitCode, "reason", reason)
 	c.notify(runtimeservice.EventStopped, rec.ID, rec.SandboxID)
 	pod, unit := c.view.UnitOf(o.Record())
 	c.guests.InformLater(hooks.StopContainer, pod, unit)

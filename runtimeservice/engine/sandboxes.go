@@ -85,7 +85,7 @@ func (s *sandboxes) run(ctx context.Context, c runtimeservice.SandboxConfig, key
 	if err := s.boxes.Move(o, lifecycle.Made, func(r *sandboxRecord, _ lifecycle.Phase) { r.Sandbox.CreatedAt = now() }); err != nil {
 		return "", s.failed(o, errors.Join(err, steps.Undo(context.WithoutCancel(ctx), s.parts.steps(o))))
 	}
-	s.log.Info("sandbox runs", "sandbox", id, "pod", c.Metadata.Namespace+"/"+c.Metadata.Name, "ips", o.Record().Sandbox.IPs)
+	s.log.Info("sandbox runs", o.Record().Keys(), "ips", o.Record().Sandbox.IPs)
 	s.notify(runtimeservice.EventCreated, id, id)
 	s.notify(runtimeservice.EventStarted, id, id)
 	return id, nil
@@ -175,7 +175,7 @@ func (s *sandboxes) stop(ctx context.Context, o *sandbox) error {
 	if err := s.boxes.Move(o, lifecycle.Halted, nil); err != nil {
 		return err
 	}
-	s.log.Info("sandbox stopped", "sandbox", rec.Sandbox.ID)
+	s.log.Info("sandbox stopped", rec.Keys())
 	s.notify(runtimeservice.EventStopped, rec.Sandbox.ID, rec.Sandbox.ID)
 	return nil
 }
@@ -223,7 +223,7 @@ func (s *sandboxes) remove(ctx context.Context, o *sandbox) error {
 	if err := s.discard(ctx, o); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", id, err)
 	}
-	s.log.Info("sandbox removed", "sandbox", id)
+	s.log.Info("sandbox removed", rec.Keys())
 	s.hub.Publish(func() runtimeservice.Event { return last })
 	return nil
 }

@@ -20,6 +20,9 @@ type Guests struct {
 // Invite sets who is called. It is called once, before the first request.
 func (g *Guests) Invite(h Hooks, log *slog.Logger) { g.hooks, g.log = h, log }
 
+// nobody says whether there is nobody to call.
+func (g *Guests) nobody() bool { return g.hooks == nil || !g.hooks.Anybody() }
+
 // Hold is Hooks.Hold.
 func (g *Guests) Hold() (release func()) {
 	if g.hooks == nil {
@@ -30,7 +33,7 @@ func (g *Guests) Hold() (release func()) {
 
 // Ask tells of a moment. An error is a veto.
 func (g *Guests) Ask(ctx context.Context, m Moment, p Pod, u *Unit) (err error) {
-	if g.hooks == nil {
+	if g.nobody() {
 		return nil
 	}
 	ctx, done := runtimeservice.Step(ctx, "ask plugins: "+string(m))
@@ -51,7 +54,7 @@ func (g *Guests) Inform(ctx context.Context, m Moment, p Pod, u *Unit) {
 
 // InformLater does not keep the caller waiting.
 func (g *Guests) InformLater(m Moment, p Pod, u *Unit) {
-	if g.hooks != nil {
+	if !g.nobody() {
 		g.later.Go(func() { g.Inform(context.Background(), m, p, u) })
 	}
 }
@@ -61,7 +64,7 @@ func (g *Guests) Wait() { g.later.Wait() }
 
 // Adjust is Hooks.Adjust.
 func (g *Guests) Adjust(ctx context.Context, p Pod, u Unit, s *specs.Spec) (err error) {
-	if g.hooks == nil {
+	if g.nobody() {
 		return nil
 	}
 	ctx, done := runtimeservice.Step(ctx, "ask plugins: create container")
@@ -71,7 +74,7 @@ func (g *Guests) Adjust(ctx context.Context, p Pod, u Unit, s *specs.Spec) (err 
 
 // Resize is Hooks.Resize.
 func (g *Guests) Resize(ctx context.Context, p Pod, u Unit, r runtimeservice.Resources) (_ runtimeservice.Resources, err error) {
-	if g.hooks == nil {
+	if g.nobody() {
 		return r, nil
 	}
 	ctx, done := runtimeservice.Step(ctx, "ask plugins: update container")
@@ -81,7 +84,7 @@ func (g *Guests) Resize(ctx context.Context, p Pod, u Unit, r runtimeservice.Res
 
 // ResizePod is Hooks.ResizePod.
 func (g *Guests) ResizePod(ctx context.Context, p Pod, overhead, resources *runtimeservice.Resources) error {
-	if g.hooks == nil {
+	if g.nobody() {
 		return nil
 	}
 	return g.hooks.ResizePod(ctx, p, overhead, resources)

@@ -42,6 +42,8 @@ const (
 
 // Hooks is who takes part.
 type Hooks interface {
+	// Anybody says whether somebody takes part at the moment. Nothing else is called while nobody does, but Hold.
+	Anybody() bool
 	// Hold keeps new participants from joining until the function is called: what is under way has been in their list
 	// or will be told to them.
 	Hold() (release func())

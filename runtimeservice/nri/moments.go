@@ -54,9 +54,6 @@ func (p *Plugins) forget(id string) {
 
 // Tell implements hooks.Hooks.
 func (p *Plugins) Tell(ctx context.Context, m hooks.Moment, pod hooks.Pod, unit *hooks.Unit) error {
-	if p.active.Load() == 0 {
-		return nil
-	}
 	if unit == nil {
 		return p.tellPod(ctx, m, pod)
 	}
@@ -143,9 +140,6 @@ func (p *Plugins) stopped(ctx context.Context, f *fate, pod *nri.PodSandbox, c *
 
 // Adjust implements hooks.Hooks.
 func (p *Plugins) Adjust(ctx context.Context, pod hooks.Pod, unit hooks.Unit, s *specs.Spec) error {
-	if p.active.Load() == 0 {
-		return nil
-	}
 	container, err := toContainer(unit, s)
 	if err != nil {
 		return err
@@ -208,9 +202,6 @@ func (p *Plugins) adjust(s *specs.Spec, a *nri.ContainerAdjustment) error {
 
 // Resize implements hooks.Hooks.
 func (p *Plugins) Resize(ctx context.Context, pod hooks.Pod, unit hooks.Unit, r runtimeservice.Resources) (runtimeservice.Resources, error) {
-	if p.active.Load() == 0 {
-		return r, nil
-	}
 	container, err := toContainer(unit, nil)
 	if err != nil {
 		return r, err
@@ -241,9 +232,6 @@ func (p *Plugins) Resize(ctx context.Context, pod hooks.Pod, unit hooks.Unit, r 
 
 // ResizePod implements hooks.Hooks.
 func (p *Plugins) ResizePod(ctx context.Context, pod hooks.Pod, overhead, resources *runtimeservice.Resources) error {
-	if p.active.Load() == 0 {
-		return nil
-	}
 	_, err := p.adaptation.UpdatePodSandbox(ctx, &nri.UpdatePodSandboxRequest{
 		Pod: toPod(pod), OverheadLinuxResources: toResources(overhead), LinuxResources: toResources(resources),
 	})

@@ -114,8 +114,8 @@ func (p *Plugins) Close() {
 	p.wait.Wait()
 }
 
-// Count is how many plugins take part.
-func (p *Plugins) Count() int { return int(p.active.Load()) }
+// Anybody implements hooks.Hooks.
+func (p *Plugins) Anybody() bool { return p.active.Load() > 0 }
 
 // Hold implements hooks.Hooks.
 func (p *Plugins) Hold() (release func()) { return p.adaptation.BlockPluginSync().Unblock }

@@ -2,6 +2,8 @@
 package record
 
 import (
+	"log/slog"
+
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 )
@@ -63,4 +65,10 @@ func (r Container) Public() runtimeservice.Container {
 		c.State = runtimeservice.ContainerUnknown
 	}
 	return c
+}
+
+// Keys name the sandbox in the log.
+func (r Sandbox) Keys() slog.Attr {
+	m := r.Sandbox.Config.Metadata
+	return slog.Group("", "pod", m.Namespace+"/"+m.Name, "sandbox", r.Sandbox.ID)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -122,4 +123,13 @@ func (v View) Spec(_ context.Context, id string) (json.RawMessage, error) {
 		return nil, nil
 	}
 	return text, err
+}
+
+// Keys name a container, and its pod while that is there, in the log.
+func (v View) Keys(rec Container) slog.Attr {
+	own := []any{"container", rec.Container.ID, "name", rec.Container.Config.Metadata.Name}
+	if o, err := v.Boxes.Find(rec.Container.SandboxID); err == nil {
+		own = append(own, o.Record().Keys())
+	}
+	return slog.Group("", own...)
 }
