@@ -48,6 +48,9 @@ func (k *Kind) release(ctx context.Context, e *noted) error {
 	if err != nil {
 		return fmt.Errorf("kubernetes.io/csi: Unmounter.TearDownAt failed to get CSI client: %w", err)
 	}
+	if err := k.reopen(e.dir); err != nil {
+		return err
+	}
 	target := k.journal.target(e.dir, e.pod, &e.entry)
 	err = d.call(ctx, func(ctx context.Context) error {
 		_, err := d.node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: e.Handle, TargetPath: target})
@@ -86,6 +89,9 @@ func (k *Kind) unstage(ctx context.Context, d *driver, e *noted) error {
 	if _, err := os.Stat(filepath.Join(dir, dataFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil // never staged: there is always an entry before the driver is asked
 	}
+	if err := k.reopen(dir); err != nil {
+		return err
+	}
 	err = d.call(ctx, func(ctx context.Context) error {
 		_, err := d.node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: e.Handle, StagingTargetPath: path})
 		return err
@@ -107,6 +113,16 @@ func gone(err error) error {
 		return nil
 	}
 	return err
+}
+
+// reopen takes back the mark that a step is complete, before it is undone: from now on nobody may rely on it.
+func (k *Kind) reopen(dir string) error {
+	e, err := read(dir)
+	if err != nil || e.Complete == "" {
+		return nil //nolint:nilerr // an entry that cannot be read counts as incomplete
+	}
+	e.Complete = ""
+	return k.journal.save(dir, &e)
 }
 
 // removeTarget removes what a driver should have removed itself, if nothing is mounted there and nothing lies in it.
