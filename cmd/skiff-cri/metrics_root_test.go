@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -139,4 +141,49 @@ func (h *host) output(args ...string) (string, error) {
 	cmd.Stdout = &out
 	err := cmd.Run()
 	return out.String(), err
+}
+
+// TestServiceManager: the service manager hears of readiness, reloads and life.
+func TestServiceManager(t *testing.T) {
+	h := newHost(t)
+	h.kill()
+	path := filepath.Join(h.dir, "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "200000")
+	h.up()
+	h.hears(manager, "READY=1")
+	h.hears(manager, "WATCHDOG=1")
+	if err := h.server.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	h.hears(manager, "RELOADING=1")
+	h.hears(manager, "READY=1")
+	if err := h.server.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	h.hears(manager, "STOPPING=1")
+	_ = h.server.Wait()
+}
+
+// hears waits for a message that begins so.
+func (h *host) hears(manager *net.UnixConn, want string) {
+	h.Helper()
+	if err := manager.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		h.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	for {
+		n, err := manager.Read(buf)
+		if err != nil {
+			h.Fatalf("no %s: %v", want, err)
+		}
+		if strings.HasPrefix(string(buf[:n]), want) {
+			return
+		}
+	}
 }

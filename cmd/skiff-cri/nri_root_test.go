@@ -312,3 +312,44 @@ func TestPluginJoinsAfterRestart(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestWatchdogNamesTheStep: a call that hangs in a plugin is named with the step it is in, while it hangs.
+func TestWatchdogNamesTheStep(t *testing.T) {
+	h := newHost(t)
+	text, err := os.ReadFile(h.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kill()
+	text = append(text, "[monitor]\nstuck_after_seconds = 1\n[nri]\nrequest_timeout_seconds = 60\n"...)
+	if err := os.WriteFile(h.config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.up()
+	let := make(chan struct{})
+	p := &plugin{}
+	h.join(p, "10")
+	p.veto = func(event string) error {
+		if event == "RunPodSandbox" {
+			<-let
+		}
+		return nil
+	}
+	config := h.sandboxConfig("stuck")
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.runtime.RunPodSandbox(context.Background(), &cri.RunPodSandboxRequest{Config: config})
+		done <- err
+	}()
+	h.until("the watchdog speaks", func() bool {
+		return strings.Contains(h.log(), `msg="a call takes long" call=RunPodSandbox`) && strings.Contains(h.log(), `ask plugins: run sandbox`)
+	})
+	out, err := h.output("calls")
+	if err != nil || !strings.Contains(out, "ask plugins: run sandbox") || !strings.Contains(out, "pod=test/stuck") || !strings.Contains(out, "takes long") {
+		t.Errorf("%s, %v", out, err)
+	}
+	close(let)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

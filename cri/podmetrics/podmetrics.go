@@ -16,7 +16,8 @@ import (
 )
 
 // labels are those that each metric has, as cAdvisor's in a kubelet: id is the cgroup, name the id of the container.
-// Metrics of a whole pod have no container, name and image.
+// Metrics of a whole pod have no container and image; their name is the id of the sandbox, for two sandboxes of one pod
+// may share a cgroup, and no two metrics may have the same labels.
 var labels = []string{"container", "id", "image", "name", "namespace", "pod"}
 
 // subject is what a row measures: a container, or a pod as a whole where container is nil.
@@ -84,7 +85,7 @@ func measure(s subject) []*cri.Metric {
 func (s subject) labels() []string {
 	m := s.pod.Sandbox.Config.Metadata
 	if s.container == nil {
-		return []string{"", s.pod.Cgroup, "", "", m.Namespace, m.Name}
+		return []string{"", s.pod.Cgroup, "", s.pod.Sandbox.ID, m.Namespace, m.Name}
 	}
 	c := s.container.Container
 	image := c.Config.Image.UserSpecified

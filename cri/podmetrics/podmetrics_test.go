@@ -145,7 +145,7 @@ func TestValues(t *testing.T) {
 			t.Errorf("%s %d, want %d", want, v, value)
 		}
 	}
-	const p = "id=/kubepods/podu,namespace=shop,pod=web"
+	const p = "id=/kubepods/podu,name=s1,namespace=shop,pod=web"
 	for want, value := range map[string]uint64{
 		"container_network_receive_packets_dropped_total{" + p + ",interface=eth0}": 3,
 		"container_network_transmit_errors_total{" + p + ",interface=eth0}":         8,
