@@ -215,9 +215,10 @@ func TestNamespaces(t *testing.T) {
 		return c
 	}
 	a, b := h.start(box, pod("a"), shared), h.start(box, pod("b"), shared)
-	if got := h.exec(a, "ps"); strings.Count(got, "sleep 1000") != 2 || !strings.Contains(got, "pause") {
-		t.Errorf("processes of the pod:\n%s", got)
-	}
+	h.until("a sees its pod's processes", func() bool {
+		got := h.exec(a, "ps")
+		return strings.Count(got, "sleep 1000") == 2 && strings.Contains(got, "pause")
+	})
 	if got := h.exec(b, "cat", "/proc/sys/kernel/shm_rmid_forced", "/proc/sys/net/ipv4/ip_forward"); got != "1\n1\n" {
 		t.Errorf("sysctls: %q", got)
 	}

@@ -29,7 +29,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	runtime "github.com/skiff-node/skiff/runtimeservice/engine"
 	"github.com/skiff-node/skiff/runtimeservice/handler"
-	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/nri"
 )
@@ -88,9 +88,7 @@ func open(ctx context.Context, c Config, log *slog.Logger) (p *parts, err error)
 		CDIDirs:  c.CDIDirs,
 		Handlers: known, Log: log.With("part", "runtime"),
 		Connect: func(ctx context.Context) (link.Keeper, error) {
-			client, err := keeper.Launch(ctx, keeper.LaunchConfig{
-				Binary: binary, RunDir: filepath.Join(c.RunDir, "keeper"), LogFile: c.KeeperLog, CgroupParent: c.Cgroup,
-			})
+			client, err := c.connectKeeper(ctx, binary, log)
 			if err != nil {
 				return nil, err
 			}
@@ -229,6 +227,9 @@ func serve(ctx context.Context, c Config, o *operations, read func() (Config, er
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.runtime.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
+	// When the keeper is killed its containers' processes become our children. The next keeper learns their ends when we
+	// have reaped them.
+	group.Go(func() error { return proc.ReapOrphans(ctx, func(int) bool { return false }, p.runtime.Owns) })
 	group.Go(func() error { return serveImages(ctx, listener, p.images) })
 	group.Go(func() error { return followReloads(ctx, hangup, c, o, read) })
 	group.Go(func() error {

@@ -17,6 +17,7 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/hooks"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
+	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
 	"github.com/skiff-node/skiff/runtimeservice/steps"
 )
@@ -160,6 +161,9 @@ func (c *containers) start(ctx context.Context, o *container) error {
 	if err = c.guests.Ask(ctx, hooks.StartContainer, pod, unit); err == nil {
 		started, err = c.launch(ctx, rec, box.Record())
 	}
+	if errors.Is(err, keeper.ErrLost) {
+		return fmt.Errorf("start container %s: %w", rec.Container.ID, err) // it is as it was, for the client to try again
+	}
 	if err != nil {
 		exit := keeper.Exit{Code: startErrorCode, At: now()}
 		return errors.Join(fmt.Errorf("start container %s: %w", rec.Container.ID, err),
@@ -191,9 +195,6 @@ func (c *containers) StopContainer(ctx context.Context, id string, timeout time.
 	return c.stop(ctx, o, timeout)
 }
 
-// killPatience is how long a killed process may take to be gone.
-const killPatience = 90 * time.Second
-
 // stop needs no gate: an earlier stop with more patience must not hold up one with less.
 func (c *containers) stop(ctx context.Context, o *container, timeout time.Duration) (err error) {
 	rec := o.Record()
@@ -214,26 +215,22 @@ func (c *containers) stop(ctx context.Context, o *container, timeout time.Durati
 			return err
 		}
 	}
-	ended, err := c.signal(ctx, o, keeper.Kill{Signal: 9, All: true}, killPatience)
+	ended, err := c.signal(ctx, o, keeper.Kill{Signal: 9, All: true}, link.KillPatience)
 	if err != nil {
 		return err
 	}
 	if !ended {
-		return fmt.Errorf("container %s still runs %s after SIGKILL: %w", rec.Container.ID, killPatience, runtimeservice.ErrTimeout)
+		return fmt.Errorf("container %s still runs %s after SIGKILL: %w", rec.Container.ID, link.KillPatience, runtimeservice.ErrTimeout)
 	}
 	return nil
 }
 
 // signal sends a signal and waits for the end.
 func (c *containers) signal(ctx context.Context, o *container, k keeper.Kill, patience time.Duration) (ended bool, err error) {
-	kept, err := c.link.Get()
-	if err != nil {
-		return false, err
-	}
 	k.Target = keeper.Target{ID: o.Record().Container.ID}
 	ctx, done := runtimeservice.Step(ctx, "wait for the end after signal "+strconv.Itoa(k.Signal))
 	defer func() { done(err) }()
-	err = kept.Kill(ctx, k)
+	err = c.link.Do(ctx, func(kept link.Keeper) error { return kept.Kill(ctx, k) })
 	if err != nil && !errors.Is(err, keeper.ErrState) && !errors.Is(err, keeper.ErrNotFound) {
 		return false, err
 	}

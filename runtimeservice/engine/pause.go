@@ -11,16 +11,13 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/link"
 	"github.com/skiff-node/skiff/runtimeservice/pause"
 )
 
 // startPause runs the process that holds the PID namespace of a pod that shares one, or the sandbox container of a
 // handler that needs one. The keeper knows it by the sandbox's id.
 func (s *sandboxParts) startPause(ctx context.Context, rec sandboxRecord) error {
-	kept, err := s.link.Get()
-	if err != nil {
-		return err
-	}
 	root, err := pause.Root(filepath.Join(s.cfg.RunDir, "pause"))
 	if err != nil {
 		return err
@@ -40,10 +37,7 @@ func (s *sandboxParts) startPause(ctx context.Context, rec sandboxRecord) error 
 	if req.Spec, err = json.Marshal(config); err != nil {
 		return fmt.Errorf("encode the specification: %w", err)
 	}
-	if _, err := kept.Create(ctx, req); err != nil {
-		return err
-	}
-	_, err = kept.Start(ctx, id)
+	_, err = s.link.Process(ctx, req)
 	return err
 }
 
@@ -70,11 +64,11 @@ func (s *sandboxParts) pauseSpec(rec sandboxRecord, root string) *specs.Spec {
 
 // pausePid asks the keeper, which always knows.
 func (s *sandboxParts) pausePid(rec sandboxRecord) (int, error) {
-	kept, err := s.link.Get()
-	if err != nil {
-		return 0, err
-	}
-	listing, err := kept.List(context.Background())
+	var listing keeper.Listing
+	err := s.link.Do(context.Background(), func(kept link.Keeper) (err error) {
+		listing, err = kept.List(context.Background())
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,32 +22,50 @@ import (
 // Recover loads the records and makes them true: it takes over what lives, learns what ended, undoes what was begun
 // and sweeps what belongs to nobody. It is called once, before the first request.
 func (e *Engine) Recover(ctx context.Context) error {
-	kept, err := e.core.link.Open(ctx)
-	if err != nil {
+	if _, err := e.core.link.Open(ctx); err != nil {
 		return err
 	}
 	if err := e.load(); err != nil {
 		return err
 	}
-	if err := e.reconcile(ctx, kept); err != nil {
-		return err
-	}
-	e.whileFollowing(ctx, func() { e.finish(ctx) })
-	return e.retain(ctx)
+	// When the keeper dies meanwhile all is done again, with the next one.
+	return e.core.link.Do(ctx, func(kept link.Keeper) error {
+		// What an earlier CRI server has begun there is over first, or it would be done after we have looked.
+		if err := kept.TakeOver(ctx); errors.Is(err, keeper.ErrInvalid) {
+			e.core.log.Warn("the keeper is too old to end the calls of an earlier CRI server", "error", err)
+		} else if err != nil {
+			return err
+		}
+		if err := e.reconcile(ctx, kept); err != nil {
+			return err
+		}
+		if err := e.whileFollowing(ctx, e.finish); err != nil {
+			return err
+		}
+		return e.retain(ctx)
+	})
 }
 
-// whileFollowing runs fn, which may wait for the end of processes, while the keeper's events are applied.
-func (e *Engine) whileFollowing(ctx context.Context, fn func()) {
+// whileFollowing runs fn, which may wait for the end of processes, while the keeper's events are applied. When the keeper
+// is lost the end of what fn waits for is not learned any more: fn ends, and ErrLost is returned.
+func (e *Engine) whileFollowing(ctx context.Context, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var lost error
 	var follower sync.WaitGroup
 	follower.Go(func() {
 		if err := e.follow(ctx); ctx.Err() == nil {
-			e.core.log.Warn("lost the keeper while recovering", "error", err)
+			lost = fmt.Errorf("%w while recovering: %w", keeper.ErrLost, err)
+			cancel()
 		}
 	})
-	fn()
+	err := fn(ctx)
 	cancel()
 	follower.Wait()
+	if lost != nil {
+		return lost
+	}
+	return err
 }
 
 // load reads the records. Those of an earlier boot stand for nothing any more: they are undone like torn ones, which
@@ -104,7 +123,7 @@ func (e *Engine) reconcile(ctx context.Context, kept link.Keeper) error {
 			continue
 		}
 		e.core.log.Warn("the keeper has a container without a record: ending it", "container", id)
-		if err := e.core.endProcess(ctx, id); err != nil {
+		if err := link.Forget(ctx, kept, id); err != nil {
 			return fmt.Errorf("end container %s, which has no record: %w", id, err)
 		}
 	}
@@ -113,65 +132,78 @@ func (e *Engine) reconcile(ctx context.Context, kept link.Keeper) error {
 
 // adopt applies one row of the keeper's table, or its absence.
 func (e *Engine) adopt(ctx context.Context, o *container, row keeper.Container, known bool) error {
-	rec := o.Record()
-	if rec.Phase != lifecycle.Created && rec.Phase != lifecycle.Running {
-		return nil
-	}
-	switch {
-	case known && row.State == keeper.Created && rec.Phase == lifecycle.Created:
-		// Killed between create and start: the client does not know whether it started, so it did not.
-		return e.core.endProcess(ctx, rec.Container.ID)
-	case known && row.State == keeper.Running:
-		return e.containers.markStarted(o, row.Pid, row.StartedAt)
-	case known && row.Exit != nil:
-		reason, message := record.Reason(*row.Exit)
-		return errors.Join(e.containers.markStarted(o, row.Pid, row.StartedAt), e.containers.markEnded(o, *row.Exit, reason, message))
-	case !known && rec.Phase == lifecycle.Running:
+	switch rec := o.Record(); {
+	case rec.Phase == lifecycle.Running && !known:
 		// Its keeper is gone. Nobody would ever learn its end or write its log: it must not run on unseen.
-		exit := keeper.Exit{Code: 255, Unknown: true, At: now()}
-		reason, message := record.Reason(exit)
 		if err := e.core.cgroups.Kill(rec.Cgroup); err != nil {
 			return err
 		}
-		return e.containers.markEnded(o, exit, reason, message)
+		return e.containers.exited(o, record.Ending{Pid: rec.Container.Pid, Exit: keeper.Exit{Code: 255, Unknown: true, At: now()}})
+	case rec.Phase == lifecycle.Running && row.Exit != nil:
+		return e.containers.exited(o, record.Ending{Pid: row.Pid, Exit: *row.Exit})
+	case rec.Phase == lifecycle.Running || !known:
+		return nil
+	case !o.TryEnter():
+		// An operation is under way, which knows what it does. But a start may have missed the end of what it started.
+		if row.Exit != nil {
+			return e.containers.exited(o, record.Ending{Pid: row.Pid, Exit: *row.Exit})
+		}
+		return nil
+	}
+	defer o.Leave()
+	switch rec := o.Record(); {
+	case rec.Phase == lifecycle.Created && row.State == keeper.Running:
+		return e.containers.markStarted(o, row.Pid, row.StartedAt)
+	case rec.Phase == lifecycle.Created && row.Exit != nil && !row.StartedAt.IsZero():
+		return errors.Join(e.containers.markStarted(o, row.Pid, row.StartedAt), e.containers.exited(o, record.Ending{Pid: row.Pid, Exit: *row.Exit}))
+	case rec.Phase == lifecycle.Created && row.State == keeper.Created, rec.Phase == lifecycle.Exited && row.State != keeper.Exited:
+		// Killed between create and start: the client does not know whether it started, so it did not. Or the client was
+		// told that it did not.
+		return e.core.link.End(ctx, rec.Container.ID)
 	}
 	return nil
 }
 
 // finish undoes what was being made, and completes what was being removed. What cannot be finished now stays, for
-// the client to remove.
-func (e *Engine) finish(ctx context.Context) {
+// the client to remove. Its error is ErrLost, for which it is done again.
+func (e *Engine) finish(ctx context.Context) error {
 	c := e.core
-	for _, o := range c.units.All() {
-		rec := o.Record()
-		_, orphan := c.boxes.Find(rec.Container.SandboxID)
-		if rec.Phase != lifecycle.Creating && rec.Phase != lifecycle.Removing && orphan == nil {
-			continue
+	var lost error
+	check := func(what, id string, err error) {
+		if errors.Is(err, keeper.ErrLost) {
+			lost = err
+		} else if err != nil {
+			c.log.Warn(what+" is left half removed", what, id, "error", err)
 		}
-		if err := e.containers.finish(ctx, o); err != nil {
-			c.log.Warn("container is left half removed", "container", rec.Container.ID, "error", err)
+	}
+	for _, o := range c.units.All() {
+		if rec := o.Record(); c.unfinished(rec) {
+			err := e.containers.stop(ctx, o, 0)
+			if err == nil {
+				err = e.containers.discard(ctx, o)
+			}
+			check("container", rec.Container.ID, err)
 		}
 	}
 	for _, o := range c.boxes.All() {
 		rec := o.Record()
-		var err error
 		switch rec.Phase {
 		case lifecycle.Creating, lifecycle.Removing:
-			err = e.sandboxes.discard(ctx, o)
+			check("sandbox", rec.Sandbox.ID, e.sandboxes.discard(ctx, o))
 		case lifecycle.Stopping:
-			err = e.sandboxes.stop(ctx, o)
-		}
-		if err != nil {
-			c.log.Warn("sandbox is left half removed", "sandbox", rec.Sandbox.ID, "error", err)
+			check("sandbox", rec.Sandbox.ID, e.sandboxes.stop(ctx, o))
 		}
 	}
+	return lost
 }
 
-func (c *containers) finish(ctx context.Context, o *container) error {
-	if err := c.stop(ctx, o, 0); err != nil {
-		return err
+// unfinished says whether a container was being made or removed, alone or with its sandbox.
+func (c *core) unfinished(rec containerRecord) bool {
+	if rec.Phase == lifecycle.Creating || rec.Phase == lifecycle.Removing {
+		return true
 	}
-	return c.discard(ctx, o)
+	box, err := c.boxes.Find(rec.Container.SandboxID)
+	return err != nil || box.Record().Phase == lifecycle.Removing
 }
 
 // retain gives back what belongs to no record: root file systems, addresses, namespaces, directories.
@@ -248,6 +280,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
+// Owns tells whether the process is a container's first.
+func (e *Engine) Owns(pid int) bool {
+	return slices.ContainsFunc(e.core.units.All(), func(o *container) bool { return o.Record().Container.Pid == pid })
+}
+
 // follow applies events as they come, from where reconcile has left off.
 func (e *Engine) follow(ctx context.Context) error {
 	kept, err := e.core.link.Get()
@@ -271,12 +308,9 @@ func (e *Engine) apply(event keeper.Event) error {
 	if err != nil {
 		return nil // a pause process, or a container that has been removed
 	}
-	switch {
-	case event.State == keeper.Running:
-		return e.containers.markStarted(o, event.Pid, event.At)
-	case event.State == keeper.Exited && event.Exit != nil && !o.Record().Container.StartedAt.IsZero():
-		reason, message := record.Reason(*event.Exit)
-		return e.containers.markEnded(o, *event.Exit, reason, message)
+	// A start is told by the call that made it, or by the list: an event may be of one that was cut, and repeated.
+	if event.State == keeper.Exited && event.Exit != nil {
+		return e.containers.exited(o, record.Ending{Pid: event.Pid, Exit: *event.Exit})
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,16 +16,13 @@ import (
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 	"github.com/skiff-node/skiff/runtimeservice/link"
+	"github.com/skiff-node/skiff/runtimeservice/record"
 	"github.com/skiff-node/skiff/runtimeservice/spec"
 )
 
 // launch has the keeper create and start the process. On error the keeper has nothing of it left.
 func (c *containers) launch(ctx context.Context, rec containerRecord, box sandboxRecord) (keeper.Started, error) {
 	id := rec.Container.ID
-	kept, err := c.link.Get()
-	if err != nil {
-		return keeper.Started{}, err
-	}
 	config, err := bundle.Raw(c.containerDir(id))
 	if err != nil {
 		return keeper.Started{}, err
@@ -40,62 +36,26 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 	if err != nil {
 		return keeper.Started{}, err
 	}
-	step, done := runtimeservice.Step(ctx, "create the process")
 	restore := ""
 	if rec.Restore {
 		restore = c.copiesDir(id)
 	}
-	_, err = kept.Create(step, keeper.Create{
+	return c.link.Process(ctx, keeper.Create{
 		ID: id, Restore: restore, Spec: config, Bundle: c.containerDir(id), Runtime: run.Runtime(),
 		LogPath: rec.Container.LogPath, Stdin: rec.Container.Config.Stdin, StdinOnce: rec.Container.Config.StdinOnce,
 		TTY: rec.Container.Config.TTY, SystemdCgroup: c.cfg.CgroupDriver == cgroup.Systemd,
 	})
-	done(err)
-	if err != nil {
-		return keeper.Started{}, err
-	}
-	step, done = runtimeservice.Step(ctx, "start the process")
-	started, err := kept.Start(step, id)
-	done(err)
-	if err != nil {
-		return started, errors.Join(err, c.endProcess(context.WithoutCancel(ctx), id))
-	}
-	return started, nil
-}
-
-// endProcess makes the keeper forget a process, killing it where it lives. Ending what is gone succeeds.
-func (c *core) endProcess(ctx context.Context, id string) error {
-	kept, err := c.link.Get()
-	if err != nil {
-		return err
-	}
-	err = kept.Delete(ctx, id)
-	if errors.Is(err, keeper.ErrState) {
-		err = c.killAndDelete(ctx, kept, id)
-	}
-	if errors.Is(err, keeper.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-func (c *core) killAndDelete(ctx context.Context, kept link.Keeper, id string) error {
-	target := keeper.Target{ID: id}
-	if err := kept.Kill(ctx, keeper.Kill{Target: target, Signal: 9, All: true}); err != nil && !errors.Is(err, keeper.ErrState) {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, killPatience)
-	defer cancel()
-	if _, err := kept.Wait(ctx, target); err != nil {
-		return err
-	}
-	return kept.Delete(ctx, id)
 }
 
 // markStarted and markEnded take what the keeper says into the record. Both may be repeated, in any order.
 func (c *containers) markStarted(o *container, pid int, at time.Time) error {
 	first := false
+	var ended *record.Ending
 	err := c.units.Move(o, lifecycle.Started, func(r *containerRecord, before lifecycle.Phase) {
+		if r.Early != nil && r.Early.Pid == pid {
+			ended = r.Early
+		}
+		r.Early = nil
 		if r.Container.StartedAt.IsZero() {
 			r.Container.StartedAt = at.Round(0)
 		}
@@ -110,7 +70,26 @@ func (c *containers) markStarted(o *container, pid int, at time.Time) error {
 	rec := o.Record().Container
 	c.log.Info("container started", c.view.Keys(o.Record()), "pid", pid)
 	c.notify(runtimeservice.EventStarted, rec.ID, rec.SandboxID)
+	if ended != nil {
+		return c.exited(o, *ended)
+	}
 	return nil
+}
+
+// exited takes the end of a process into the record: at once when it is known to run, else when its start is. The end of
+// another process is that of a start that was cut, and repeated.
+func (c *containers) exited(o *container, e record.Ending) error {
+	waits := false
+	o.Set(func(r *containerRecord) {
+		if waits = r.Phase == lifecycle.Created; waits {
+			r.Early = &e
+		}
+	})
+	if rec := o.Record(); waits || rec.Phase == lifecycle.Running && rec.Container.Pid != e.Pid {
+		return nil
+	}
+	reason, message := record.Reason(e.Exit)
+	return c.markEnded(o, e.Exit, reason, message)
 }
 
 func (c *containers) markEnded(o *container, exit keeper.Exit, reason, message string) error {
@@ -175,11 +154,8 @@ func (c *core) ApplyResources(ctx context.Context, id string, r runtimeservice.R
 		if err != nil {
 			return fmt.Errorf("encode resources: %w", err)
 		}
-		kept, err := c.link.Get()
-		if err != nil {
-			return err
-		}
-		if err := kept.Update(ctx, keeper.Update{ID: rec.Container.ID, Resources: text}); err != nil {
+		update := keeper.Update{ID: rec.Container.ID, Resources: text}
+		if err := c.link.Do(ctx, func(kept link.Keeper) error { return kept.Update(ctx, update) }); err != nil {
 			return err
 		}
 	case lifecycle.Created:
@@ -206,9 +182,5 @@ func (c *containers) ReopenLog(ctx context.Context, id string) error {
 	if rec.Phase != lifecycle.Running {
 		return fmt.Errorf("container %s is %s: %w", rec.Container.ID, rec.Phase, runtimeservice.ErrState)
 	}
-	kept, err := c.link.Get()
-	if err != nil {
-		return err
-	}
-	return kept.ReopenLog(ctx, rec.Container.ID)
+	return c.link.Do(ctx, func(kept link.Keeper) error { return kept.ReopenLog(ctx, rec.Container.ID) })
 }

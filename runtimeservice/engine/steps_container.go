@@ -48,7 +48,7 @@ func (c *containerParts) steps(o *container) []steps.Step {
 	return append(list,
 		steps.Step{Name: "write the specification"},
 		steps.Step{Name: "run the process", Undo: func(ctx context.Context) error {
-			if err := c.endProcess(ctx, id); err != nil {
+			if err := c.link.End(ctx, id); err != nil {
 				return err
 			}
 			return c.cgroups.Remove(rec.Cgroup)

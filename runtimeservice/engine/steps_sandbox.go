@@ -72,7 +72,7 @@ func (s *sandboxParts) steps(o *sandbox) []steps.Step {
 		list = append(list, steps.Step{
 			Name: "start the pause process",
 			Do:   func(ctx context.Context) error { return s.startPause(ctx, o.Record()) },
-			Undo: func(ctx context.Context) error { return s.endProcess(ctx, id) },
+			Undo: func(ctx context.Context) error { return s.link.End(ctx, id) },
 		})
 	}
 	return list

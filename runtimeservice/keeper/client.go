@@ -18,7 +18,7 @@ import (
 
 // Client calls a keeper. It keeps a few idle connections, makes more when calls overlap, and finds a keeper that was
 // replaced by itself. Its methods may be called at the same time. The errors wrap ErrNotFound and its siblings; any
-// other is a failure of the keeper or the connection to it.
+// other is a failure of the keeper, or ErrLost.
 //
 // Files that are passed to a method stay the caller's, who should close them when the method returns: a reader of a
 // process's output sees its end only when every writer's copy is closed.
@@ -173,10 +173,11 @@ func (c *Client) Upgrade(ctx context.Context, binary string) (Upgraded, error) {
 	return out, wrap("upgrade", "keeper", err)
 }
 
-// EndExecs kills all execs: after a death of the client nobody waits for them. Since protocol 1.1.
-func (c *Client) EndExecs(ctx context.Context) error {
-	_, err := c.call(ctx, MethodEndExecs, EndExecs{}, nil)
-	return wrap("end", "execs", err)
+// TakeOver is for a client that takes the place of one that was killed: when it returns nothing is under way for that one
+// any more, and its execs are killed. Since protocol 1.1.
+func (c *Client) TakeOver(ctx context.Context) error {
+	_, err := c.call(ctx, MethodTakeOver, TakeOver{}, nil)
+	return wrap("take over", "keeper", err)
 }
 
 // Events yields the events with a number greater than after, first those of the past, then each as it happens, until
@@ -226,7 +227,7 @@ func (c *Client) call(ctx context.Context, method string, body, out any, files .
 		if fresh {
 			var err error
 			if conn, _, err = c.connect(ctx); err != nil {
-				return nil, err
+				return nil, lost(err)
 			}
 		}
 		got, err := c.pool.roundTrip(ctx, conn, message{method, body, files}, out)
@@ -254,7 +255,7 @@ func (p *pool) roundTrip(ctx context.Context, conn *wire.Conn, m message, out an
 	stop()
 	if err != nil {
 		conn.Close()
-		return nil, cause(ctx, err)
+		return nil, lost(cause(ctx, err))
 	}
 	p.put(conn)
 	if reply.Code != "" {
@@ -355,6 +356,16 @@ func interrupt(ctx context.Context, conn *wire.Conn) (stop func()) {
 			<-done
 		}
 	}
+}
+
+// lost marks an error of a connection whose other side is gone.
+func lost(err error) error {
+	for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET, syscall.ECONNREFUSED, os.ErrNotExist} {
+		if errors.Is(err, gone) {
+			return fmt.Errorf("%w: %w", ErrLost, err)
+		}
+	}
+	return err
 }
 
 // cause prefers the context's error to the time-out that it brought about.

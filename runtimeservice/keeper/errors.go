@@ -13,6 +13,9 @@ var (
 	ErrState    = errors.New("wrong state")
 )
 
+// ErrLost says that the keeper died, or that none lives: whether the call was carried out is unknown. The next keeper knows.
+var ErrLost = errors.New("lost the keeper")
+
 // SocketName is the socket's name in the keeper's run directory.
 const SocketName = "keeper.sock"
 

@@ -65,7 +65,7 @@ const (
 	MethodShutdown   = "shutdown"   // refused while containers run
 	MethodUpgrade    = "upgrade"    // since 1.1; carries a binary, answered by the one that takes over
 	MethodCheckpoint = "checkpoint" // since 1.1; answered when CRIU is done
-	MethodEndExecs   = "end-execs"  // since 1.1
+	MethodTakeOver   = "take-over"  // since 1.1
 )
 
 // Hello opens a connection, in both directions.
@@ -242,8 +242,9 @@ type Upgraded struct {
 	Build string `json:"build"` // of the one that has taken over
 }
 
-// EndExecs kills the execs of all containers: their client is gone, and nobody waits for them.
-type EndExecs struct{}
+// TakeOver says that the client is the successor of one that is gone. Calls of other connections that are under way are
+// waited for, so that a list shows what they have done, and execs, which nobody waits for any more, are killed.
+type TakeOver struct{}
 
 // Since opens an event stream: events with a Seq greater than After are replayed first.
 type Since struct {

@@ -333,8 +333,8 @@ func TestKilledWhileUpgrading(t *testing.T) {
 	}
 }
 
-// Execs of a client that is gone are ended on request, others' too: one client owns a keeper.
-func TestEndExecs(t *testing.T) {
+// A client that takes over finds nothing under way for the one before it, and no execs.
+func TestTakeOver(t *testing.T) {
 	n := start(t)
 	n.shell("a", "sleep 600")
 	n.start("a")
@@ -344,7 +344,7 @@ func TestEndExecs(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
-	if err := n.client.EndExecs(n.ctx); err != nil {
+	if err := n.client.TakeOver(n.ctx); err != nil {
 		t.Fatal(err)
 	}
 	if exit, err := n.client.Wait(n.ctx, target); err != nil || exit.Code != 137 {
@@ -353,10 +353,39 @@ func TestEndExecs(t *testing.T) {
 	if _, err := io.ReadAll(r); err != nil { // all that held it are gone
 		t.Error(err)
 	}
-	if err := n.client.EndExecs(n.ctx); err != nil {
-		t.Errorf("with none left: %v", err)
-	}
 	if got := n.state("a"); got.State != keeper.Running {
 		t.Errorf("the container: %+v", got)
+	}
+
+	// A create that takes its time: a foreign runtime that waits, and fails.
+	gate := filepath.Join(n.dir, "gate")
+	slow := filepath.Join(n.dir, "slow")
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\ncase \"$*\" in *delete*) exit 0;; esac\n: > "+gate+".begun\nwhile [ ! -e "+gate+" ]; do sleep 0.01; done; exit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	req := n.request("slow", n.spec("slow", "true"))
+	req.Runtime = keeper.Runtime{Handler: "slow", Path: slow}
+	created := make(chan error, 1)
+	go func() {
+		_, err := n.client.Create(n.ctx, req)
+		created <- err
+	}()
+	until(t, "the runtime is called", func() bool { _, err := os.Stat(gate + ".begun"); return err == nil })
+	took := make(chan error, 1)
+	go func() { took <- n.client.TakeOver(n.ctx) }()
+	n.state("a") // others are served meanwhile
+	select {
+	case err := <-took:
+		t.Errorf("took over while a call was under way: %v", err)
+	default:
+	}
+	if err := os.WriteFile(gate, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-took; err != nil {
+		t.Error(err)
+	}
+	if err := <-created; err == nil {
+		t.Error("created by a runtime that fails")
 	}
 }

@@ -27,6 +27,7 @@ type Keeper interface {
 	ReopenLog(ctx context.Context, id string) error
 	List(ctx context.Context) (keeper.Listing, error)
 	Events(ctx context.Context, after uint64) iter.Seq2[keeper.Event, error]
+	TakeOver(ctx context.Context) error
 	Shutdown(ctx context.Context) error
 	Close() error
 }
@@ -34,6 +35,9 @@ type Keeper interface {
 // Link holds the connection to the keeper, and why there is none.
 type Link struct {
 	Connect func(ctx context.Context) (Keeper, error)
+
+	opening sync.Mutex // held while connecting
+
 	mu      sync.Mutex
 	keeper  Keeper
 	err     error
@@ -55,8 +59,45 @@ func (l *Link) Get() (Keeper, error) {
 	return l.keeper, nil
 }
 
+// maxTries is how often Do calls, the first time included.
+const maxTries = 5
+
+// Do calls fn with the keeper. When that is lost meanwhile, Do connects to the next one, starting it if need be, and calls
+// fn again: fn must bear to be repeated though it may have been carried out.
+func (l *Link) Do(ctx context.Context, fn func(Keeper) error) error {
+	for try := 1; ; try++ {
+		k, err := l.Get()
+		if err == nil {
+			err = fn(k)
+		}
+		if !errors.Is(err, keeper.ErrLost) || try == maxTries || ctx.Err() != nil {
+			return err
+		}
+		if openErr := l.replace(ctx, k); openErr != nil && !errors.Is(openErr, keeper.ErrLost) {
+			return errors.Join(err, openErr)
+		}
+	}
+}
+
+// replace connects anew unless somebody has done so since k was got.
+func (l *Link) replace(ctx context.Context, k Keeper) error {
+	l.opening.Lock()
+	defer l.opening.Unlock()
+	if now, err := l.Get(); err == nil && now != k {
+		return nil
+	}
+	_, err := l.open(ctx)
+	return err
+}
+
 // Open connects anew.
 func (l *Link) Open(ctx context.Context) (Keeper, error) {
+	l.opening.Lock()
+	defer l.opening.Unlock()
+	return l.open(ctx)
+}
+
+func (l *Link) open(ctx context.Context) (Keeper, error) {
 	if l.isRetired() {
 		return nil, errRetired
 	}

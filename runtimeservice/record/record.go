@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/lifecycle"
 )
 
@@ -24,6 +25,14 @@ type Container struct {
 	Cgroup    string
 	Volumes   int  // root file systems of image volumes, by number
 	Restore   bool // its start continues from a checkpoint
+
+	Early *Ending `json:"-"` // an end that was learned before the start was
+}
+
+// Ending is the end of a process.
+type Ending struct {
+	Pid  int
+	Exit keeper.Exit
 }
 
 // Key, At and WithPhase make the records fit for a table.

@@ -97,6 +97,16 @@ func (o *Object[R]) Enter(ctx context.Context) error {
 	}
 }
 
+// TryEnter enters unless another operation is under way.
+func (o *Object[R]) TryEnter() bool {
+	select {
+	case o.gate <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 // Leave is described with Enter.
 func (o *Object[R]) Leave() { <-o.gate }
 

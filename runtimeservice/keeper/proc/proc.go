@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -243,30 +242,4 @@ func stat(pid int) ([]string, error) {
 		return nil, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
 	}
 	return fields, nil
-}
-
-// ReapAgain looks for children of ours that have exited and that nobody reaps: those that were such zombies at the last
-// look, and are still, are reaped. It returns the zombies for the next look. Children in own are left alone.
-func ReapAgain(last, own map[int]bool) map[int]bool {
-	again := map[int]bool{}
-	tasks, _ := os.ReadDir("/proc/self/task")
-	for _, t := range tasks {
-		text, err := os.ReadFile("/proc/self/task/" + t.Name() + "/children")
-		if err != nil {
-			continue
-		}
-		for field := range strings.FieldsSeq(string(text)) {
-			pid, err := strconv.Atoi(field)
-			if err != nil || own[pid] || !Zombie(pid) {
-				continue
-			}
-			if !last[pid] {
-				again[pid] = true
-				continue
-			}
-			var ws unix.WaitStatus
-			_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
-		}
-	}
-	return again
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"sort"
 	"strings"
 
@@ -39,7 +38,7 @@ var methods = map[string]method{
 	keeper.MethodEvents:     api.events,
 	keeper.MethodShutdown:   api.shutdown,
 	keeper.MethodUpgrade:    api.upgrade,
-	keeper.MethodEndExecs:   api.endExecs,
+	keeper.MethodTakeOver:   api.takeOver,
 }
 
 func (s api) create(ctx context.Context, c *call) (any, error) {
@@ -253,8 +252,16 @@ func (s api) events(_ context.Context, c *call) (any, error) {
 	return struct{}{}, nil
 }
 
-// endExecs does not wait until they are gone.
-func (s api) endExecs(_ context.Context, c *call) (any, error) {
+// takeOver waits for the calls of other sessions, and kills execs without waiting until they are gone.
+func (s api) takeOver(ctx context.Context, c *call) (any, error) {
+	for _, other := range s.others(c.on) {
+		select {
+		case other.busy <- struct{}{}:
+			<-other.busy
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	var errs []error
 	for _, on := range s.containers() {
 		for _, id := range on.execs.Running() {
@@ -264,6 +271,19 @@ func (s api) endExecs(_ context.Context, c *call) (any, error) {
 		}
 	}
 	return struct{}{}, errors.Join(errs...)
+}
+
+// others are the sessions but one.
+func (s api) others(than *session) []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*session
+	for c := range s.sessions {
+		if c != than {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // upgrade looks at the binary; the rest is done when no call is under way, this one included.
@@ -342,11 +362,4 @@ func (s api) shutdown(_ context.Context, c *call) (any, error) {
 		s.stop()
 	}
 	return struct{}{}, nil
-}
-
-// notifyChild receives when a child has changed its state.
-func notifyChild() (<-chan os.Signal, func()) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, unix.SIGCHLD)
-	return c, func() { signal.Stop(c) }
 }

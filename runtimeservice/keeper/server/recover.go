@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
@@ -179,41 +180,17 @@ func (s recovery) lost(c *container) error {
 	})
 }
 
-// orphanGrace is how long an unknown child that has exited is left to whoever may be waiting for it.
-const orphanGrace = 2 * time.Second
-
 // reapOrphans reaps processes that were given to us as child subreaper: what a foreign runtime or a container without
-// a PID namespace of its own leaves behind. libcontainer and os/exec wait for children of their own, within
-// milliseconds; so only a child that was a zombie twice, a grace apart, is taken for an orphan.
+// a PID namespace of its own leaves behind.
 func (s *Server) reapOrphans(ctx context.Context) {
-	signals, stop := notifyChild()
-	defer stop()
-	seen := map[int]bool{}
-	for {
-		if len(seen) == 0 {
-			select {
-			case <-ctx.Done():
-				return
-			case <-signals:
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(orphanGrace):
-		}
-		seen = proc.ReapAgain(seen, s.owned())
+	if err := proc.ReapOrphans(ctx, s.owns, func(int) bool { return false }); err != nil {
+		s.cfg.Log.Error("orphans are not reaped", "error", err)
 	}
 }
 
-// owned are the processes that we wait for ourselves.
-func (s *Server) owned() map[int]bool {
-	own := map[int]bool{}
-	for _, c := range s.containers() {
-		own[c.row().Pid] = true
-		for _, pid := range c.execs.Pids() {
-			own[pid] = true
-		}
-	}
-	return own
+// owns tells whether we wait for the process ourselves.
+func (s *Server) owns(pid int) bool {
+	return slices.ContainsFunc(s.containers(), func(c *container) bool {
+		return c.row().Pid == pid || slices.Contains(c.execs.Pids(), pid)
+	})
 }

@@ -193,7 +193,7 @@ func (s *Server) accept(ctx context.Context) error {
 		c, err := s.listener.AcceptUnix()
 		switch {
 		case err == nil:
-			s.host(&session{conn: wire.New(c)})
+			s.host(newSession(wire.New(c)))
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):

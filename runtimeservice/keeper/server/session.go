@@ -25,6 +25,7 @@ const helloTimeout = 10 * time.Second
 
 // call is one request being answered. A method that takes a file over sets it to nil in files; what is left is closed.
 type call struct {
+	on    *session
 	body  json.RawMessage
 	files []*os.File
 	reply []*os.File // sent with the answer, then closed
@@ -50,6 +51,11 @@ type session struct {
 	conn    *wire.Conn
 	greeted bool
 	pending *handover.Pending
+	busy    chan struct{} // holds one while a request is carried out
+}
+
+func newSession(conn *wire.Conn) *session {
+	return &session{conn: conn, busy: make(chan struct{}, 1)}
 }
 
 // lines are the connections.
@@ -152,7 +158,9 @@ func (s lines) greet(conn *wire.Conn) error {
 
 // answer carries one request out, or begins to: what it leaves pending is settled later.
 func (s lines) answer(ctx context.Context, on *session, req keeper.Request, files []*os.File) error {
-	c := &call{body: req.Body, files: files}
+	c := &call{on: on, body: req.Body, files: files}
+	on.busy <- struct{}{}
+	defer func() { <-on.busy }()
 	body, err := s.dispatch(ctx, req.Method, c)
 	wire.CloseAll(c.files)
 	defer wire.CloseAll(c.reply)

@@ -33,7 +33,9 @@ func (s recovery) inherit(state handover.State) error {
 			s.cfg.Log.Error("cannot take over a connection", "error", err)
 			continue
 		}
-		s.parked = append(s.parked, &session{conn: wire.New(conn), greeted: c.Greeted, pending: c.Pending})
+		parked := newSession(wire.New(conn))
+		parked.greeted, parked.pending = c.Greeted, c.Pending
+		s.parked = append(s.parked, parked)
 	}
 	s.tellUpgraded(nil)
 	return nil
