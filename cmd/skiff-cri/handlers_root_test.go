@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -229,21 +228,13 @@ func TestHandlersStatus(t *testing.T) {
 // killKeeper ends the keeper as the kernel or an operator might.
 func (h *host) killKeeper() {
 	h.Helper()
-	for _, root := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup"} {
-		text, err := os.ReadFile(filepath.Join(root, h.cgroup, "keeper/cgroup.procs"))
-		if err != nil {
-			continue
-		}
-		pid, err := strconv.Atoi(strings.Fields(string(text) + " 0")[0])
-		if err != nil || pid == 0 {
-			h.Fatalf("the keeper's process: %q, %v", text, err)
-		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-			h.Fatal(err)
-		}
-		return
+	pid := h.keeperPid()
+	if pid == 0 {
+		h.Fatal("no keeper answers")
 	}
-	h.Fatal("the keeper has no cgroup")
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		h.Fatal(err)
+	}
 }
 
 // needShim skips where Debian's shim is missing.

@@ -173,6 +173,8 @@ func (h *host) end() {
 	}
 	if h.Failed() {
 		h.Logf("log of the server:\n%s", h.log())
+		text, _ := os.ReadFile(filepath.Join(h.dir, "run", "keeper.log"))
+		h.Logf("log of the keepers:\n%s", text)
 	}
 }
 

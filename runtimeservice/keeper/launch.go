@@ -108,6 +108,9 @@ func sameContent(a, b string) (bool, error) {
 	}
 }
 
+// ProcessName is the keeper's name, and that of the memfd it is executed from.
+const ProcessName = "skiff-keeper"
+
 // Ready is the file descriptor on which a launched keeper says "ok", or why it cannot start, before it closes it.
 const Ready = 3
 
@@ -128,7 +131,7 @@ func spawn(ctx context.Context, cfg LaunchConfig) error {
 	if cfg.CgroupParent != "" {
 		cmd.Args = append(cmd.Args, "-cgroup", filepath.Join(cfg.CgroupParent, "keeper"))
 	}
-	cmd.Args[0] = "skiff-keeper"
+	cmd.Args[0] = ProcessName
 	cmd.Dir = "/"
 	// The binary as an inherited descriptor: the number that Go's exec gives it in the child is the one we name.
 	cmd.ExtraFiles = []*os.File{theirs, binary}
@@ -163,14 +166,14 @@ func seal(path string) (*os.File, error) {
 		return nil, err
 	}
 	defer src.Close()
-	fd, err := unix.MemfdCreate("skiff-keeper", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	fd, err := unix.MemfdCreate(ProcessName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // MFD_EXEC is of Linux 6.3
-		fd, err = unix.MemfdCreate("skiff-keeper", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		fd, err = unix.MemfdCreate(ProcessName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make memfd: %w", err)
 	}
-	mem := os.NewFile(uintptr(fd), "skiff-keeper")
+	mem := os.NewFile(uintptr(fd), ProcessName)
 	if _, err := io.Copy(mem, src); err != nil {
 		mem.Close()
 		return nil, fmt.Errorf("copy %s to memory: %w", path, err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
@@ -117,11 +118,30 @@ func (s recovery) admit(rec record, with carried) (err error) {
 			s.cfg.Log.Error("execs of an earlier keeper may run on", "container", c.id(), "error", err)
 		}
 	}
-	if c.init, err = c.findInit(); err == nil {
-		s.add(c)
+	if c.init, err = c.findInit(); err != nil {
+		return s.lost(c)
+	}
+	if err := c.noticeStart(); err != nil {
+		return err
+	}
+	s.add(c)
+	return nil
+}
+
+// noticeStart makes good for a keeper that was killed after it had let the init go on, and before it wrote that down.
+func (c *container) noticeStart() error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	if c.rec.Row.State != keeper.Created {
 		return nil
 	}
-	return s.lost(c)
+	// An init that waits executes the binary of its keeper, a memfd.
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.rec.Created.Pid))
+	if err != nil || strings.HasPrefix(program, "/memfd:"+keeper.ProcessName) {
+		return nil
+	}
+	now := time.Now()
+	return c.move(doStart, now, func(row *keeper.Container) { row.StartedAt = now })
 }
 
 // findInit holds the init, also one that has exited where that can be known.

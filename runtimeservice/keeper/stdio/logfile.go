@@ -140,13 +140,17 @@ func (l *logFile) place() (mark, bool) {
 }
 
 // complete writes what an earlier keeper had taken from a stream, but for what it had written at the mark already.
-func (l *logFile) complete(stream logs.Stream, chunk []byte, m mark) {
+func (l *logFile) complete(stream logs.Stream, chunk []byte, m mark, from *spool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
 		return
 	}
 	text := l.splitter(stream).Append(nil, chunk, time.Now())
+	if m == (mark{}) {
+		l.buf = text
+		l.note(from)
+	}
 	now, ok := l.place()
 	if written := now.At - m.At; m.Size > 0 && ok && now.Dev == m.Dev && now.Ino == m.Ino && written > 0 {
 		if m.Size > int64(len(text)) { // it began by ending a torn line

@@ -117,7 +117,7 @@ func recoverSpools(log *logFile, spools map[logs.Stream]*spool) error {
 	}
 	// First what the log may end in the middle of.
 	for _, r := range append(begun, untouched...) {
-		log.complete(r.stream, r.chunk, r.mark)
+		log.complete(r.stream, r.chunk, r.mark, spools[r.stream])
 		spools[r.stream].clear()
 	}
 	return nil
