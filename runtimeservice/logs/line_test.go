@@ -103,3 +103,32 @@ func TestResume(t *testing.T) {
 		}
 	}
 }
+
+// However output is cut into chunks, its entries are well formed and hold it whole.
+func FuzzSplitter(f *testing.F) {
+	f.Fuzz(func(t *testing.T, output []byte, size int) {
+		size = max(1, min(size, 64<<10))
+		s := Splitter{Stream: Stdout}
+		var text, got []byte
+		for rest := output; len(rest) > 0; {
+			n := min(size, len(rest))
+			text, rest = s.Append(text, rest[:n], time.Unix(1, 0)), rest[n:]
+		}
+		open := Resume(Stdout, text)
+		if a, b := open.End(nil, time.Unix(1, 0)), s.End(nil, time.Unix(1, 0)); !bytes.Equal(a, b) {
+			t.Errorf("a resumed splitter ends by %q, its predecessor by %q", a, b)
+		}
+		for line := range bytes.Lines(text) {
+			e, err := Parse(line)
+			if err != nil || len(e.Content) > MaxContent {
+				t.Fatalf("%v, %d bytes: %q", err, len(e.Content), line)
+			}
+			if got = append(got, e.Content...); !e.Partial {
+				got = append(got, '\n')
+			}
+		}
+		if !bytes.Equal(got, output) {
+			t.Errorf("wrote %q, logged %q", output, got)
+		}
+	})
+}

@@ -112,3 +112,21 @@ func TestInherit(t *testing.T) {
 		t.Error("a closed file was handed over")
 	}
 }
+
+// Whatever a keeper finds in a state, it refuses it or gets files that are no standard streams.
+func FuzzDecode(f *testing.F) {
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := Decode(text)
+		if err != nil {
+			if !errors.Is(err, ErrSuccessor) {
+				t.Errorf("%v, want ErrSuccessor", err)
+			}
+			return
+		}
+		for _, n := range s.numbers() {
+			if n < 3 {
+				t.Errorf("file %d", n)
+			}
+		}
+	})
+}

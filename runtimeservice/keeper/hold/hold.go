@@ -45,13 +45,14 @@ type Store struct {
 	holder  *proc.Process
 
 	mu    sync.Mutex
-	live  map[string]bool
+	live  map[string]uint64 // the number of each name's entry: a name may be held again while its first entry waits still
+	last  uint64
 	total int // entries in the queue, dead ones included
 }
 
 // Open finds the store that an earlier keeper has made in the directory, or makes one.
 func Open(dir string) (*Store, error) {
-	s := &Store{dir: dir, in: -1, out: -1, live: map[string]bool{}}
+	s := &Store{dir: dir, in: -1, out: -1, live: map[string]uint64{}}
 	if err := s.find(); err == nil {
 		return s, nil
 	}

@@ -147,11 +147,11 @@ func TestKilledWhileRotating(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, fds, err := s.receive(unix.MSG_PEEK)
+	first, fds, err := s.receive(unix.MSG_PEEK)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.send("a", fds), s.send(endMark+"of a killed one", nil)); err != nil {
+	if err := errors.Join(s.send(first, fds), s.send(entry{name: endMark + "of a killed one"}, nil)); err != nil {
 		t.Fatal(err)
 	}
 	closeFds(fds)
@@ -197,5 +197,50 @@ func TestPutRefuses(t *testing.T) {
 		if err := s.Put(name, files...); err == nil {
 			t.Errorf("%d files by %q: put", len(files), name)
 		}
+	}
+}
+
+// A name that is held, forgotten and held again stands for what was put last, though the first is in the queue still.
+func TestHeldAgain(t *testing.T) {
+	s, again := open(t)
+	old, _ := pipe(t)
+	r, w := pipe(t)
+	if err := s.Put("a", old); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Forget("a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put("a", r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.WriteString("new"); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	w.Close()
+	if err := s.compact(); err != nil || s.total != 1 {
+		t.Errorf("%d entries, %v", s.total, err)
+	}
+	if err := s.Forget("a"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		_, files := again()
+		if len(files["a"]) != 1 {
+			t.Fatalf("files %v", files)
+		}
+		n := 0
+		raw, err := files["a"][0].SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = raw.Control(func(fd uintptr) { // without taking it
+			n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		})
+		if err != nil || n != len("new") {
+			t.Errorf("%d bytes, %v: it is the old pipe", n, err)
+		}
+		files["a"][0].Close()
 	}
 }

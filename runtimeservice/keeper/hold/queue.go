@@ -1,6 +1,7 @@
 package hold
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -28,13 +29,14 @@ func (s *Store) Put(name string, files ...*os.File) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.live[name] {
+	if s.live[name] != 0 {
 		return fmt.Errorf("%q is held already", name)
 	}
-	if err := s.send(name, fds); err != nil {
+	s.last++
+	if err := s.send(entry{name, s.last}, fds); err != nil {
 		return fmt.Errorf("hold files of %s: %w", name, err)
 	}
-	s.live[name] = true
+	s.live[name] = s.last
 	return nil
 }
 
@@ -54,7 +56,7 @@ func (s *Store) Forget(name string) error {
 func (s *Store) Drop(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.live[name] {
+	if s.live[name] == 0 {
 		return nil
 	}
 	delete(s.live, name)
@@ -67,54 +69,80 @@ func (s *Store) Files() (map[string][]*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := map[string][]*os.File{}
-	end := endMark + strconv.FormatInt(time.Now().UnixNano(), 36)
+	end := entry{name: endMark + strconv.FormatInt(time.Now().UnixNano(), 36)}
 	err := s.send(end, nil)
+	s.total = 0
 	for more := true; err == nil && more; {
-		more, err = s.pass(func(name string, fds []int) bool {
-			if s.live[name] || strings.HasPrefix(name, endMark) { // put again by a keeper that was killed before it received
+		more, err = s.pass(func(e entry, fds []int) bool {
+			s.last = max(s.last, e.number)
+			if strings.HasPrefix(e.name, endMark) || s.live[e.name] >= e.number { // the second: a kill came while it was put again
 				closeFds(fds)
 				return false
 			}
-			s.live[name] = true
+			closeFiles(all[e.name])
+			s.live[e.name], all[e.name] = e.number, nil
 			for i, fd := range fds {
-				all[name] = append(all[name], os.NewFile(uintptr(fd), fmt.Sprintf("%s-%d", name, i)))
+				all[e.name] = append(all[e.name], os.NewFile(uintptr(fd), fmt.Sprintf("%s-%d", e.name, i)))
 			}
 			return true
 		}, end)
 	}
-	s.total = len(s.live)
 	if err != nil {
 		return all, fmt.Errorf("look through held files: %w", err)
 	}
 	return all, nil
 }
 
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
 // endMark begins the names of entries without files that mark where the queue ended when it was looked through.
 const endMark = "\x00"
+
+// entry is how an entry of the queue begins: its number and its name.
+type entry struct {
+	name   string
+	number uint64
+}
+
+func (e entry) encode() []byte {
+	return append(binary.BigEndian.AppendUint64(nil, e.number), e.name...)
+}
+
+func decodeEntry(text []byte) entry {
+	if len(text) < 8 {
+		return entry{name: endMark} // of nobody
+	}
+	return entry{name: string(text[8:]), number: binary.BigEndian.Uint64(text)}
+}
 
 // compact puts the living entries again and receives all: the dead ones are gone then.
 func (s *Store) compact() error {
 	again := map[string]bool{}
 	for range s.total {
-		_, err := s.pass(func(name string, fds []int) bool {
+		_, err := s.pass(func(e entry, fds []int) bool {
 			defer closeFds(fds)
-			if !s.live[name] || again[name] {
+			if s.live[e.name] != e.number || again[e.name] {
 				return false
 			}
-			again[name] = true
+			again[e.name] = true
 			return true
-		}, "")
+		}, entry{})
 		if err != nil {
 			return fmt.Errorf("let go of held files: %w", err)
 		}
 	}
+	s.total = len(again)
 	return nil
 }
 
 // pass takes the first entry out of the queue. Where keep says so it is put at the end before, so that at each instant it is
-// in the queue at least once. It tells whether the entry's name is another than last.
-func (s *Store) pass(keep func(name string, fds []int) bool, last string) (more bool, err error) {
-	name, fds, err := s.receive(unix.MSG_PEEK)
+// in the queue at least once. It tells whether the entry is another than last.
+func (s *Store) pass(keep func(e entry, fds []int) bool, last entry) (more bool, err error) {
+	e, fds, err := s.receive(unix.MSG_PEEK)
 	if err != nil {
 		return false, err
 	}
@@ -128,24 +156,23 @@ func (s *Store) pass(keep func(name string, fds []int) bool, last string) (more 
 		dup = append(dup, d)
 	}
 	defer closeFds(dup)
-	if keep(name, fds) {
-		if err := s.send(name, dup); err != nil {
+	if keep(e, fds) {
+		if err := s.send(e, dup); err != nil {
 			return false, err
 		}
 	}
 	_, gone, err := s.receive(0)
 	closeFds(gone)
-	s.total--
-	return name != last, err
+	return e != last, err
 }
 
-func (s *Store) send(name string, fds []int) error {
+func (s *Store) send(e entry, fds []int) error {
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
 	for {
-		err := unix.Sendmsg(s.in, []byte(name), rights, nil, unix.MSG_NOSIGNAL)
+		err := unix.Sendmsg(s.in, e.encode(), rights, nil, unix.MSG_NOSIGNAL)
 		if err == nil {
 			s.total++
 		}
@@ -155,8 +182,8 @@ func (s *Store) send(name string, fds []int) error {
 	}
 }
 
-func (s *Store) receive(flags int) (name string, fds []int, err error) {
-	text := make([]byte, maxName+1)
+func (s *Store) receive(flags int) (e entry, fds []int, err error) {
+	text := make([]byte, 8+maxName+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
 	for {
 		n, oobn, _, _, err := unix.Recvmsg(s.out, text, oob, flags|unix.MSG_CMSG_CLOEXEC)
@@ -164,14 +191,14 @@ func (s *Store) receive(flags int) (name string, fds []int, err error) {
 			continue
 		}
 		if err != nil {
-			return "", nil, err
+			return e, nil, err
 		}
 		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 		for i := range messages {
 			some, rightsErr := unix.ParseUnixRights(&messages[i])
 			fds, err = append(fds, some...), errors.Join(err, rightsErr)
 		}
-		return string(text[:n]), fds, err
+		return decodeEntry(text[:n]), fds, err
 	}
 }
 

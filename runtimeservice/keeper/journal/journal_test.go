@@ -91,3 +91,34 @@ func TestJournalWakes(t *testing.T) {
 	default:
 	}
 }
+
+// Whatever is in the file, the numbers rise, and what is opened again is the same.
+func FuzzOpen(f *testing.F) {
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), "journal")
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events := j.After(0)
+		last := uint64(0)
+		for _, e := range events {
+			if e.Seq <= last {
+				t.Errorf("event %d after %d", e.Seq, last)
+			}
+			last = e.Seq
+		}
+		j.Close()
+		again, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if got := again.After(0); len(got) != len(events) || again.Seq() != j.last {
+			t.Errorf("%d events up to %d, then %d up to %d", len(events), j.last, len(got), again.Seq())
+		}
+	})
+}

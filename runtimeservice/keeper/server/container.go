@@ -223,6 +223,13 @@ func (c *container) start(ctx context.Context) (keeper.Started, error) {
 	if err := c.may(doStart); err != nil {
 		return keeper.Started{}, err
 	}
+	c.mu.Lock()
+	c.rec.Starting = time.Now()
+	rec := c.rec
+	c.mu.Unlock()
+	if err := rec.save(c.dir); err != nil {
+		return keeper.Started{}, err
+	}
 	if err := c.runtime.Start(ctx, c.id(), c.init.Done()); err != nil {
 		return keeper.Started{}, err
 	}

@@ -118,30 +118,30 @@ func (s recovery) admit(rec record, with carried) (err error) {
 			s.cfg.Log.Error("execs of an earlier keeper may run on", "container", c.id(), "error", err)
 		}
 	}
-	if c.init, err = c.findInit(); err != nil {
-		return s.lost(c)
-	}
 	if err := c.noticeStart(); err != nil {
 		return err
 	}
-	s.add(c)
-	return nil
+	if c.init, err = c.findInit(); err == nil {
+		s.add(c)
+		return nil
+	}
+	return s.lost(c)
 }
 
-// noticeStart makes good for a keeper that was killed after it had let the init go on, and before it wrote that down.
+// noticeStart makes good for a keeper that was killed after it had let the init go on, and before it wrote that down. An
+// init that has exited meanwhile counts as started: a program must not be run twice.
 func (c *container) noticeStart() error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	if c.rec.Row.State != keeper.Created {
+	if c.rec.Row.State != keeper.Created || c.rec.Starting.IsZero() {
 		return nil
 	}
 	// An init that waits executes the binary of its keeper, a memfd.
 	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.rec.Created.Pid))
-	if err != nil || strings.HasPrefix(program, "/memfd:"+keeper.ProcessName) {
+	if err == nil && strings.HasPrefix(program, "/memfd:"+keeper.ProcessName) {
 		return nil
 	}
-	now := time.Now()
-	return c.move(doStart, now, func(row *keeper.Container) { row.StartedAt = now })
+	return c.move(doStart, c.rec.Starting, func(row *keeper.Container) { row.StartedAt = c.rec.Starting })
 }
 
 // findInit holds the init, also one that has exited where that can be known.

@@ -139,3 +139,42 @@ func TestResumeWithoutALog(t *testing.T) {
 		t.Errorf("log %q", got)
 	}
 }
+
+// Whatever a spool and a log hold after a crash, all lines after it are whole.
+func FuzzSpool(f *testing.F) {
+	f.Fuzz(func(t *testing.T, spooled, logged []byte) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "log")
+		for name, text := range map[string][]byte{"stdout.spool": spooled, "log": logged} {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := openLog(path, func(err error) { t.Error(err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close()
+		s, err := openSpool(filepath.Join(dir, "stdout.spool"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.file.Close()
+		if err := recoverSpools(l, map[logs.Stream]*spool{logs.Stdout: s}); err != nil {
+			t.Fatal(err)
+		}
+		l.resume()
+		l.write(logs.Stdout, []byte("after\n"), s)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := text[strings.LastIndexByte(strings.TrimSuffix(string(text), "\n"), '\n')+1:]
+		if e, err := logs.Parse(last); err != nil || string(e.Content) != "after" || e.Partial {
+			t.Errorf("the last line is %q, %v", last, err)
+		}
+		if left, m, err := s.left(); err != nil || m == (mark{}) && len(left) > 0 {
+			t.Errorf("the spool holds %q, %v", left, err)
+		}
+	})
+}
