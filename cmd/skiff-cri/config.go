@@ -34,26 +34,24 @@ var defaultConfig []byte
 
 // Config is the configuration file. default.toml says what each key means.
 type Config struct {
-	Root          string             `toml:"root"`
-	RunDir        string             `toml:"run_dir"`
-	Listen        string             `toml:"listen"`
-	ImagesListen  string             `toml:"images_listen"`
-	Streams       string             `toml:"streams"`
-	Cgroup        string             `toml:"cgroup"`
-	CgroupParent  string             `toml:"cgroup_parent"`
-	CgroupDriver  cgroup.Driver      `toml:"cgroup_driver"`
-	SeccompDir    string             `toml:"seccomp_dir"`
-	CDIDirs       []string           `toml:"cdi_spec_dirs"`
-	Keeper        string             `toml:"keeper"`
-	KeeperLog     string             `toml:"keeper_log"`
-	KeeperUpgrade bool               `toml:"keeper_upgrade"`
-	LogLevel      slog.Level         `toml:"log_level"`
-	Monitor       MonitorConfig      `toml:"monitor"`
-	Tracing       TracingConfig      `toml:"tracing"`
-	NRI           NRIConfig          `toml:"nri"`
-	Images        ImagesConfig       `toml:"images"`
-	Network       NetworkConfig      `toml:"network"`
-	Runtimes      map[string]Runtime `toml:"runtimes"`
+	Root         string        `toml:"root"`
+	RunDir       string        `toml:"run_dir"`
+	Listen       string        `toml:"listen"`
+	ImagesListen string        `toml:"images_listen"`
+	Streams      string        `toml:"streams"`
+	Cgroup       string        `toml:"cgroup"`
+	CgroupParent string        `toml:"cgroup_parent"`
+	CgroupDriver cgroup.Driver `toml:"cgroup_driver"`
+	SeccompDir   string        `toml:"seccomp_dir"`
+	CDIDirs      []string      `toml:"cdi_spec_dirs"`
+	KeeperConfig
+	LogLevel slog.Level         `toml:"log_level"`
+	Monitor  MonitorConfig      `toml:"monitor"`
+	Tracing  TracingConfig      `toml:"tracing"`
+	NRI      NRIConfig          `toml:"nri"`
+	Images   ImagesConfig       `toml:"images"`
+	Network  NetworkConfig      `toml:"network"`
+	Runtimes map[string]Runtime `toml:"runtimes"`
 
 	origins map[string]string // key → "file, line 7", for what a file has set
 }
@@ -83,6 +81,13 @@ type TracingConfig struct {
 	Protocol    string  `toml:"protocol"`
 	TLS         bool    `toml:"tls"`
 	SampleRatio float64 `toml:"sample_ratio"`
+}
+
+// KeeperConfig is the keys of the keeper.
+type KeeperConfig struct {
+	Keeper        string `toml:"keeper"`
+	KeeperLog     string `toml:"keeper_log"`
+	KeeperUpgrade bool   `toml:"keeper_upgrade"`
 }
 
 // ImagesConfig is the section [images].
