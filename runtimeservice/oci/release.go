@@ -46,7 +46,10 @@ func release(path string, died <-chan struct{}) error {
 		return got > 0 || (readErr != nil && readErr != unix.EAGAIN && readErr != unix.EINTR)
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return ErrGone
+		// A short program may have been executed and have ended before its byte was read here: then it was started.
+		if err = raw.Control(func(fd uintptr) { var b [1]byte; got, readErr = unix.Read(int(fd), b[:]) }); err == nil && got <= 0 {
+			return ErrGone
+		}
 	}
 	if err = errors.Join(err, readErr); err != nil && got <= 0 {
 		return fmt.Errorf("read exec fifo: %w", err)
