@@ -192,14 +192,15 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(append(got.Stdout, got.Stderr...))
 }
 
-// splice upgrades the connection at the runtime's URL and copies bytes both ways until either side ends.
+// splice upgrades the connection at the runtime's URL and copies bytes both ways until the client leaves or the runtime
+// has nothing more to say.
 func (s *Server) splice(w http.ResponseWriter, r *http.Request, location string) {
 	u, err := url.Parse(location)
 	if err != nil {
 		http.Error(w, fmt.Sprintf("the runtime gave an invalid streaming URL %q: %v", location, err), http.StatusInternalServerError)
 		return
 	}
-	proxy.NewUpgradeAwareHandler(u, nil, false, true, responder{s}).ServeHTTP(w, r)
+	proxy.NewUpgradeAwareHandler(u, &http.Transport{DialContext: dialBackend}, false, true, responder{s}).ServeHTTP(w, r)
 }
 
 // responder answers when splicing fails.
