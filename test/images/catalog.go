@@ -19,7 +19,7 @@ const (
 )
 
 // applets are the busybox commands that get a link of their own in the busybox image.
-var applets = strings.Fields("sh ash cat ls echo sleep true false env id hostname wget nc ping nslookup mount ps kill top touch mkdir rm cp mv ln head tail grep sed awk date stat test dd find seq sync tr wc yes whoami ip ifconfig route chmod chown df du free mktemp printf pwd readlink sort tee timeout uname usleep vi xargs httpd telnet")
+var applets = strings.Fields("sh ash cat ls echo sleep true false env id hostname wget nc ping nslookup mount ps kill top touch mkdir rm cp mv ln head tail grep sed awk date stat test dd find seq sync tr wc yes whoami ip ifconfig route chmod chown df du free mktemp printf pwd readlink sort tee timeout uname usleep vi xargs httpd telnet hexdump")
 
 // Catalog finds the static binaries in dir (hello and probe, as `make build` leaves them) and Debian's busybox,
 // and builds every image of the project.

@@ -57,8 +57,8 @@ func main() {
 	}
 }
 
-// serve answers HTTP (/hostname, /ip, /healthz, /fail, /exit?code=), TCP and UDP echo on the ports given as
-// http=8080 tcp=9000 udp=9001.
+// serve answers HTTP (/ip, /healthz, /fail, /exit?code=, and the host name anywhere else), TCP and UDP echo and gRPC
+// health checks on the ports given as http=8080 tcp=9000 udp=9001 grpc=5000. It prints each request and connection.
 func serve(args []string) error {
 	if len(args) == 0 {
 		args = []string{"http=8080", "tcp=9000", "udp=9001"}
@@ -66,7 +66,7 @@ func serve(args []string) error {
 	errs := make(chan error)
 	for _, a := range args {
 		kind, port, _ := strings.Cut(a, "=")
-		run := map[string]func(string) error{"http": serveHTTP, "tcp": serveTCP, "udp": serveUDP}[kind]
+		run := map[string]func(string) error{"http": serveHTTP, "tcp": serveTCP, "udp": serveUDP, "grpc": serveGRPC}[kind]
 		if run == nil {
 			return fmt.Errorf("serve: unknown kind %q", kind)
 		}
@@ -92,11 +92,17 @@ func serveHTTP(addr string) error {
 			http.Error(w, "unhealthy", http.StatusInternalServerError)
 		}
 	})
+	mux.HandleFunc("/fail", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "failed on purpose", http.StatusInternalServerError)
+	})
 	mux.HandleFunc("/exit", func(_ http.ResponseWriter, r *http.Request) {
 		code, _ := strconv.Atoi(r.FormValue("code"))
 		os.Exit(code)
 	})
-	return http.ListenAndServe(addr, mux)
+	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.Method, r.RequestURI)
+		mux.ServeHTTP(w, r)
+	}))
 }
 
 func serveTCP(addr string) error {
@@ -109,6 +115,7 @@ func serveTCP(addr string) error {
 		if err != nil {
 			return err
 		}
+		fmt.Println("probed by a connection")
 		go func() { defer c.Close(); io.Copy(c, c) }()
 	}
 }
