@@ -36,6 +36,10 @@ const asServer = "SKIFF_CRI_TEST_SERVER"
 var keeperBinary string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asPlugin) != "" {
+		runPlugin()
+		return
+	}
 	if os.Getenv(asServer) != "" {
 		main()
 		return

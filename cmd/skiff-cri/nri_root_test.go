@@ -313,6 +313,81 @@ func TestPluginJoinsAfterRestart(t *testing.T) {
 	}
 }
 
+// asPlugin makes the test binary behave as an NRI plugin that the runtime starts.
+const asPlugin = "SKIFF_CRI_TEST_PLUGIN"
+
+// preinstalled gives each container the environment variable that its configuration names.
+type preinstalled struct{ variable string }
+
+func (p *preinstalled) Configure(_ context.Context, config, _, _ string) (stub.EventMask, error) {
+	p.variable = strings.TrimSpace(config)
+	return 0, nil
+}
+
+func (p *preinstalled) CreateContainer(context.Context, *api.PodSandbox, *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	a := &api.ContainerAdjustment{}
+	a.AddEnv(p.variable, "set")
+	return a, nil, nil
+}
+
+func runPlugin() {
+	s, err := stub.New(&preinstalled{})
+	if err == nil {
+		err = s.Run(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// TestPreinstalledPlugin: an executable in the plugin directory is started with the server, gets its configuration, and
+// ends with the server.
+func TestPreinstalledPlugin(t *testing.T) {
+	h := newHost(t)
+	text, err := os.ReadFile(h.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kill()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids := filepath.Join(h.dir, "plugin.pid")
+	for path, content := range map[string]string{
+		"plugins/10-env":     fmt.Sprintf("#!/bin/sh\necho $$ > %s\nexec env %s=1 %s\n", pids, asPlugin, self),
+		"conf.d/10-env.conf": "FROM_CONFIG\n",
+	} {
+		path = filepath.Join(h.dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text = fmt.Appendf(text, "[nri]\nplugin_dir = %q\nconfig_dir = %q\nregistration_timeout_seconds = 60\nrequest_timeout_seconds = 60\n", filepath.Join(h.dir, "plugins"), filepath.Join(h.dir, "conf.d"))
+	if err := os.WriteFile(h.config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.up()
+	config := h.sandboxConfig("pre")
+	id := h.start(h.runSandbox(config), containerConfig("app", "sleep 1000"), config)
+	if got := h.exec(id, "sh", "-c", "echo $FROM_CONFIG"); got != "set\n" {
+		t.Errorf("%q", got)
+	}
+	pid, err := os.ReadFile(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kill()
+	h.until("the plugin ends with its runtime", func() bool {
+		_, err := os.Stat("/proc/" + strings.TrimSpace(string(pid)))
+		return err != nil
+	})
+}
+
 // TestWatchdogNamesTheStep: a call that hangs in a plugin is named with the step it is in, while it hangs.
 func TestWatchdogNamesTheStep(t *testing.T) {
 	h := newHost(t)

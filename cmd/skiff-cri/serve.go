@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -304,7 +305,24 @@ func purge(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err := p.network.Teardown(ctx); err != nil {
 		return err
 	}
+	removeSocket(c.NRI.Socket)
 	return removeCgroups(ctx, c)
+}
+
+// removeSocket removes what a killed server left of a socket outside of the run directory, and the directory when
+// nothing else is in it. One that somebody answers on belongs to another runtime.
+func removeSocket(path string) {
+	if path == off {
+		return
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = conn.Close()
+		return
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		_ = os.Remove(path) // left in place it disturbs nobody: whoever wants it replaces it
+	}
+	_ = os.Remove(filepath.Dir(path)) // fails unless it is empty
 }
 
 // removeCgroups removes skiff's own cgroups, once the keeper is gone.
