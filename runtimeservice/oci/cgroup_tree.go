@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
@@ -29,6 +29,9 @@ const treeData = "skiff-cgroup-v1="
 func plantCgroups(config *configs.Config) (*os.File, error) {
 	at := slices.IndexFunc(config.Mounts, func(m *configs.Mount) bool { return m.Device == "cgroup" })
 	if at < 0 || cgroups.IsCgroup2UnifiedMode() || config.Namespaces.Contains(configs.NEWCGROUP) || config.Namespaces.Contains(configs.NEWUSER) {
+		return nil, nil
+	}
+	if config.Cgroups.Systemd || !filepath.IsAbs(config.Cgroups.Path) {
 		return nil, nil
 	}
 	m := config.Mounts[at]
@@ -82,43 +85,33 @@ type branch struct {
 	also []string // symbolic links: cpu and cpuacct to cpu,cpuacct
 }
 
-// cgroupBranches makes the container's cgroups, and says where they are. In a hierarchy that the container has no cgroup
-// of its own in, it is in this process's.
+// managed are the hierarchies in which libcontainer gives a container a cgroup of its own. In the others it is in this
+// process's.
+var managed = map[string]bool{
+	"cpuset": true, "devices": true, "memory": true, "cpu": true, "cpuacct": true, "pids": true, "blkio": true, "hugetlb": true,
+	"net_cls": true, "net_prio": true, "perf_event": true, "freezer": true, "rdma": true, "systemd": true,
+}
+
+// hierarchies are those of the host, which stay the same while it runs.
+var hierarchies = sync.OnceValues(func() ([]cgroups.Mount, error) { return cgroups.GetCgroupMounts(false) })
+
+// cgroupBranches makes the container's cgroups, empty as they are, and says where they are. libcontainer sets them up.
 func cgroupBranches(config *cgroups.Cgroup) ([]branch, error) {
-	m, err := manager.New(config)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.Apply(-1); err != nil {
-		return nil, err
-	}
-	paths := m.GetPaths()
-	mounts, err := cgroups.GetCgroupMounts(false)
-	if err != nil {
-		return nil, err
-	}
-	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	mounts, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
 	var out []branch
 	for _, mount := range mounts {
 		b := branch{name: filepath.Base(mount.Mountpoint)}
-		for _, key := range []string{mount.Subsystems[0], cgroups.CgroupNamePrefix + mount.Subsystems[0]} {
-			if paths[key] != "" {
-				b.dir = paths[key]
-			}
+		if managed[mount.Subsystems[0]] && mount.Root == "/" {
+			b.dir = filepath.Join(mount.Mountpoint, config.Path)
+			err = os.MkdirAll(b.dir, 0o755)
+		} else {
+			b.dir, err = ownCgroup(mount)
 		}
-		if b.dir == "" {
-			mine, err := mount.GetOwnCgroup(own)
-			if err != nil {
-				return nil, err
-			}
-			below, err := filepath.Rel(mount.Root, mine)
-			if err != nil {
-				return nil, err
-			}
-			b.dir = filepath.Join(mount.Mountpoint, below)
+		if err != nil {
+			return nil, err
 		}
 		if strings.Contains(b.name, ",") {
 			b.also = strings.Split(b.name, ",")
@@ -126,6 +119,19 @@ func cgroupBranches(config *cgroups.Cgroup) ([]branch, error) {
 		out = append(out, b)
 	}
 	return out, nil
+}
+
+func ownCgroup(mount cgroups.Mount) (string, error) {
+	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	mine, err := mount.GetOwnCgroup(own)
+	if err != nil {
+		return "", err
+	}
+	below, err := filepath.Rel(mount.Root, mine)
+	return filepath.Join(mount.Mountpoint, below), err
 }
 
 // buildTree makes the tmpfs and mounts the branches on it, with the flags that the container's mount asks for.
