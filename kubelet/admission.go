@@ -8,6 +8,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
+	"github.com/skiff-node/skiff/kubelet/shutdown"
 )
 
 // admission decides about new pods and about changes of the resources of running ones.
@@ -15,6 +16,9 @@ type admission Kubelet
 
 // admit decides whether a new pod fits the node.
 func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
+	if len(k.guard.problems()) > 0 {
+		return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: shutdown.ReasonRejected, Message: shutdown.MessageRejected}
+	}
 	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: (*Kubelet)(k).allocatable(),
 		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls})
 	if refusal == nil {

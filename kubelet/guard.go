@@ -21,6 +21,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/images"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/shutdown"
 	"github.com/skiff-node/skiff/kubelet/stats"
 	"github.com/skiff-node/skiff/kubelet/volume"
 	"github.com/skiff-node/skiff/kubelet/worker"
@@ -33,6 +34,7 @@ type guard struct {
 	evict    *evict.Loop
 	pool     *worker.Pool
 	volumes  *volume.Manager
+	shutdown *shutdown.Manager // nil unless a shutdownGracePeriod is set
 }
 
 // newGuard reads thresholds and policies of the configuration, with upstream's defaults.
@@ -66,6 +68,7 @@ func (k *Kubelet) newGuard() error {
 			}
 		}})
 	k.guard = g
+	k.newShutdown()
 	return err
 }
 

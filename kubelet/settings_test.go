@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,20 @@ func TestHardThresholds(t *testing.T) {
 		if s := got["memory.available"] + " " + got["nodefs.available"]; s != want {
 			t.Errorf("%q: %q, want %q", lines, s, want)
 		}
+	}
+}
+
+func TestShutdownGroups(t *testing.T) {
+	if g := shutdownGroups(conf(t, "")); g != nil {
+		t.Errorf("%v", g)
+	}
+	g := shutdownGroups(conf(t, "shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s"))
+	if fmt.Sprint(g) != "[{0 20s} {2000000000 10s}]" {
+		t.Errorf("%v", g)
+	}
+	g = shutdownGroups(conf(t, "shutdownGracePeriodByPodPriority: [{priority: 7, shutdownGracePeriodSeconds: 3}]"))
+	if fmt.Sprint(g) != "[{7 3s}]" {
+		t.Errorf("%v", g)
 	}
 }
 

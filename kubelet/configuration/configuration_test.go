@@ -93,22 +93,22 @@ func TestLoad(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"cpuManagerPolicy: static":                             "cpuManagerPolicy: not supported",
-		"featureGates: {NoSuchThing: true}":                    "unrecognized feature gate: NoSuchThing",
-		"featureGates: {InPlacePodVerticalScaling: false}":     "cannot set feature gate InPlacePodVerticalScaling to false, feature is locked to true",
-		"tracing: {endpoint: x}":                               "tracing: not supported",
-		"imageGCLowThresholdPercent: 90":                       "imageGCLowThresholdPercent: 90 must be below",
-		"crashLoopBackOff: {maxContainerRestartPeriod: 10m}":   "crashLoopBackOff.maxContainerRestartPeriod: 10m0s must be between",
-		"enforceNodeAllocatable: [pods, kube-reserved]":        "kubeReservedCgroup: must be given",
-		"enforceNodeAllocatable: [none, pods]":                 "nothing may stand beside none",
-		"reservedSystemCPUs: a-b":                              "reservedSystemCPUs: \"a-b\" is no list",
-		"maxParallelImagePulls: 3\nserializeImagePulls: true":  "maxParallelImagePulls: 3 needs serializeImagePulls: false",
-		"containerLogMaxFiles: 1":                              "containerLogMaxFiles: 1 must be greater than 1",
-		"tlsCertFile: /x":                                      "tlsCertFile, tlsPrivateKeyFile: both or none",
-		"cgroupDriver: foo\nport: 70000":                       "port: 70000 must be between 1 and 65535",
-		"staticPodURLHeader: {A: [b]}":                         "staticPodURLHeader: staticPodURL is not set",
-		"shutdownGracePeriod: 30s":                             "shutdownGracePeriod: not supported",
-		"imagePullCredentialsVerificationPolicy: AlwaysVerify": "imagePullCredentialsVerificationPolicy: not supported",
+		"cpuManagerPolicy: static":                                       "cpuManagerPolicy: not supported",
+		"featureGates: {NoSuchThing: true}":                              "unrecognized feature gate: NoSuchThing",
+		"featureGates: {InPlacePodVerticalScaling: false}":               "cannot set feature gate InPlacePodVerticalScaling to false, feature is locked to true",
+		"tracing: {endpoint: x}":                                         "tracing: not supported",
+		"imageGCLowThresholdPercent: 90":                                 "imageGCLowThresholdPercent: 90 must be below",
+		"crashLoopBackOff: {maxContainerRestartPeriod: 10m}":             "crashLoopBackOff.maxContainerRestartPeriod: 10m0s must be between",
+		"enforceNodeAllocatable: [pods, kube-reserved]":                  "kubeReservedCgroup: must be given",
+		"enforceNodeAllocatable: [none, pods]":                           "nothing may stand beside none",
+		"reservedSystemCPUs: a-b":                                        "reservedSystemCPUs: \"a-b\" is no list",
+		"maxParallelImagePulls: 3\nserializeImagePulls: true":            "maxParallelImagePulls: 3 needs serializeImagePulls: false",
+		"containerLogMaxFiles: 1":                                        "containerLogMaxFiles: 1 must be greater than 1",
+		"tlsCertFile: /x":                                                "tlsCertFile, tlsPrivateKeyFile: both or none",
+		"cgroupDriver: foo\nport: 70000":                                 "port: 70000 must be between 1 and 65535",
+		"staticPodURLHeader: {A: [b]}":                                   "staticPodURLHeader: staticPodURL is not set",
+		"shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 40s": "shutdownGracePeriodCriticalPods: 40s must not be above",
+		"imagePullCredentialsVerificationPolicy: AlwaysVerify":           "imagePullCredentialsVerificationPolicy: not supported",
 	} {
 		c := &kubeletconfig.KubeletConfiguration{}
 		if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {

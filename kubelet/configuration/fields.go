@@ -25,6 +25,7 @@ var applied = []string{
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "rotateCertificates", "serverTLSBootstrap",
+	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
 
 // inert maps fields whose value changes nothing to the reason.
@@ -86,9 +87,6 @@ func refusals() []refusal {
 		{"memorySwap", func(c *conf) bool { return c.MemorySwap.SwapBehavior != "" && c.MemorySwap.SwapBehavior != "NoSwap" }, "swapBehavior: NoSwap"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
 		{"enableSystemLogQuery", func(c *conf) bool { return c.EnableSystemLogQuery != nil && *c.EnableSystemLogQuery }, "false"},
-		{"shutdownGracePeriod", func(c *conf) bool { return c.ShutdownGracePeriod.Duration != 0 }, "0s"},
-		{"shutdownGracePeriodCriticalPods", func(c *conf) bool { return c.ShutdownGracePeriodCriticalPods.Duration != 0 }, "0s"},
-		{"shutdownGracePeriodByPodPriority", func(c *conf) bool { return len(c.ShutdownGracePeriodByPodPriority) > 0 }, "leave it out"},
 		{"memoryThrottlingFactor", func(c *conf) bool { return c.MemoryThrottlingFactor != nil }, "leave it out"},
 		{"memoryReservationPolicy", func(c *conf) bool {
 			return c.MemoryReservationPolicy != "" && c.MemoryReservationPolicy != kubeletconfig.NoneMemoryReservationPolicy

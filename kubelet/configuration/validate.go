@@ -38,6 +38,7 @@ func validate(c *kubeletconfig.KubeletConfiguration) []error {
 	v.words(c)
 	v.images(c)
 	v.enforcement(c)
+	v.shutdown(c)
 	return v.errs
 }
 
@@ -133,4 +134,12 @@ func (v *check) enforcement(c *kubeletconfig.KubeletConfiguration) {
 	_, err := cpuset.Parse(c.ReservedSystemCPUs)
 	v.failIf(err != nil, "reservedSystemCPUs", "%q is no list of CPUs, as 0-3,7", c.ReservedSystemCPUs)
 	v.failIf(c.SystemReservedCgroup != "" || c.KubeReservedCgroup != "", "reservedSystemCPUs", "cannot be used with systemReservedCgroup or kubeReservedCgroup")
+}
+
+func (v *check) shutdown(c *kubeletconfig.KubeletConfiguration) {
+	all, critical := c.ShutdownGracePeriod.Duration, c.ShutdownGracePeriodCriticalPods.Duration
+	v.failIf(critical > all, "shutdownGracePeriodCriticalPods", "%s must not be above shutdownGracePeriod, %s", critical, all)
+	v.failIf(all < 0 || (all > 0 && all < time.Second), "shutdownGracePeriod", "%s must be zero or at least 1s", all)
+	v.failIf(critical < 0 || (critical > 0 && critical < time.Second), "shutdownGracePeriodCriticalPods", "%s must be zero or at least 1s", critical)
+	v.failIf(all > 0 && len(c.ShutdownGracePeriodByPodPriority) > 0, "shutdownGracePeriodByPodPriority", "cannot be used with shutdownGracePeriod")
 }

@@ -216,15 +216,20 @@ func (pl *Pool) Retry(uid types.UID) {
 	}
 }
 
-// Evict ends a pod for the given reason. Its grace period is cut to grace.
+// Evict ends a pod for the given reason. One that is ending already only ends sooner.
 func (pl *Pool) Evict(uid types.UID, end pod.End) bool {
 	w := pl.worker(uid)
 	if w == nil {
 		return false
 	}
 	w.mu.Lock()
-	if w.end == nil {
+	switch {
+	case w.end == nil:
 		w.end = &end
+	case end.Deadline.Before(w.end.Deadline):
+		sooner := *w.end
+		sooner.Deadline = end.Deadline
+		w.end = &sooner
 	}
 	w.mu.Unlock()
 	w.poke()
