@@ -68,7 +68,7 @@ func (k *Kubelet) newGuard() error {
 			}
 		}})
 	k.guard = g
-	k.newShutdown()
+	newShutdown(k)
 	return err
 }
 

@@ -30,7 +30,7 @@ func shutdownGroups(c *kubeletconfig.KubeletConfiguration) []shutdown.Group {
 }
 
 // newShutdown makes what ends pods in order when the machine goes down, where that is configured and there is a logind.
-func (k *Kubelet) newShutdown() {
+func newShutdown(k *Kubelet) {
 	groups := shutdownGroups(k.cfg.Configuration)
 	if len(groups) == 0 {
 		return
