@@ -170,6 +170,7 @@ func TestBrokenFiles(t *testing.T) {
 		"client = [[\"a\"]]\n":                     "line 1: client: [a] is not a pair",
 		"[host.\"b\"]\n[host.\"b\".header]\nx=1\n": "line 2: header: \"x\" must be",
 		"[host.\"https://\"]\n":                    "line 1: host: ",
+		"\n[host.\"\"]\n":                          "line 2: host: ",
 	} {
 		root := tree(t, map[string]string{"r.test/hosts.toml": text})
 		_, err := Find([]string{root}, "r.test")

@@ -124,7 +124,7 @@ func (f fields) table(server string, where places, prefix []string) (table, erro
 		}
 		return table{}, fmt.Errorf("line %d: %s: %w", line, key, err)
 	}
-	if server != "" {
+	if server != "" || len(prefix) > 0 {
 		key := "server"
 		if len(prefix) > 0 {
 			key = "host"
