@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"golang.org/x/sync/errgroup"
@@ -17,6 +18,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/volume/kinds"
 	"github.com/skiff-node/skiff/kubelet/volume/projected"
 	"github.com/skiff-node/skiff/kubelet/volume/token"
+	"github.com/skiff-node/skiff/kubelet/volume/trust"
 	"github.com/skiff-node/skiff/kubelet/worker"
 )
 
@@ -27,6 +29,7 @@ type storage struct {
 	csi     *csi.Kind
 	drivers *csi.Drivers
 	plugins *plugin.Watcher
+	bundles *trust.Source
 }
 
 func (k *Kubelet) newVolumes() error {
@@ -38,6 +41,11 @@ func (k *Kubelet) newVolumes() error {
 		if err := k.volumes.newCSI(k, tokens); err != nil {
 			return err
 		}
+		bundles, err := trust.New(k.client, func() { changedBundles(k.pool, k.volumes.Manager) })
+		if err != nil {
+			return err
+		}
+		k.volumes.bundles, cfg.Projected.Bundles = bundles, bundles
 		cfg.CSI = k.volumes.csi
 		vc.Claims = claim.Finder{Client: k.client, Node: k.nodeObject}
 	}
@@ -80,6 +88,21 @@ func retryWithDrivers(pool *worker.Pool) {
 	}
 }
 
+// changedBundles lets the pods that show trust bundles look again, whether they have their volumes or wait for them.
+func changedBundles(pool *worker.Pool, volumes *volume.Manager) {
+	shows := func(v v1.Volume) bool {
+		return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s v1.VolumeProjection) bool { return s.ClusterTrustBundle != nil })
+	}
+	var uids []types.UID
+	for _, p := range pool.Pods() {
+		if slices.ContainsFunc(p.Spec.Volumes, shows) {
+			pool.Retry(p.UID)
+			uids = append(uids, p.UID)
+		}
+	}
+	volumes.Changed(uids)
+}
+
 // inUse lists the volumes that the cluster must not detach from this node.
 func (s *storage) inUse() []v1.UniqueVolumeName {
 	if s.csi == nil {
@@ -95,6 +118,7 @@ func (s *storage) run(ctx context.Context) error {
 	if s.csi != nil {
 		group.Go(func() error { return s.drivers.Run(ctx) })
 		group.Go(func() error { return s.plugins.Run(ctx) })
+		group.Go(func() error { return s.bundles.Run(ctx) })
 	}
 	return group.Wait()
 }

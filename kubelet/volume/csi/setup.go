@@ -47,14 +47,21 @@ func (s *setup) run(ctx context.Context) (volume.Place, error) {
 		{"MountVolume.Setup failed while expanding volume", "MapVolume.Setup failed while expanding volume", growth{s}.grow},
 	} {
 		if err := step.do(ctx); err != nil {
-			name := step.mount
-			if s.vol.Block {
-				name = step.device
-			}
-			return s.place(), &volume.SetupError{Volume: s.vol.Name, Step: name, Err: err}
+			return s.place(), &volume.SetupError{Volume: s.vol.Name, Step: s.called(step.mount, step.device), Err: err}
 		}
 	}
 	return s.place(), nil
+}
+
+// called is the name of a step in events. An inline volume has but one.
+func (s *setup) called(mount, device string) string {
+	switch {
+	case s.vol.Block:
+		return device
+	case s.vol.Inline:
+		return "MountVolume.SetUp"
+	}
+	return mount
 }
 
 func (s *setup) place() volume.Place {
@@ -83,7 +90,11 @@ func (s *setup) intent() entry {
 func (s *setup) prepare(ctx context.Context) error {
 	var err error
 	if s.driver, err = s.cfg.Drivers.get(s.vol.Driver); err != nil {
-		return fmt.Errorf("kubernetes.io/csi: failed to get CSI client: %w", err)
+		where := s.called("attacher.MountDevice failed to create newCsiDriverClient", "blockMapper.SetUpDevice failed to get CSI client")
+		if s.vol.Inline {
+			where = "mounter.SetUpAt failed to get CSI client"
+		}
+		return fmt.Errorf("kubernetes.io/csi: %s: %w", where, err)
 	}
 	object, err := s.cfg.Drivers.object(ctx, s.vol.Driver)
 	if err != nil {

@@ -33,10 +33,17 @@ type Tokens interface {
 	Forget(pod string)
 }
 
+// Bundles reads trust bundles; volume/trust implements it.
+type Bundles interface {
+	Bundle(ctx context.Context, src *v1.ClusterTrustBundleProjection) ([]byte, error)
+}
+
 // Config is what the kinds need.
 type Config struct {
 	Objects Objects
 	Tokens  Tokens
+	// Bundles is nil where there is no API server.
+	Bundles Bundles
 	// Allocatable is what pods may use of the node: the limits of containers that have none. May be nil.
 	Allocatable func() v1.ResourceList
 }
@@ -162,7 +169,7 @@ func (k *kind) source(ctx context.Context, req volume.Request, src *v1.VolumePro
 	case src.ServiceAccountToken != nil:
 		return k.token(ctx, req, src.ServiceAccountToken, mode)
 	case src.ClusterTrustBundle != nil:
-		return nil, fmt.Errorf("projected source clusterTrustBundle: %w by this kubelet", volume.ErrUnsupported)
+		return k.bundle(ctx, req, src.ClusterTrustBundle, mode)
 	case src.PodCertificate != nil:
 		return nil, fmt.Errorf("projected source podCertificate: %w by this kubelet", volume.ErrUnsupported)
 	}
@@ -199,11 +206,27 @@ func (k *kind) token(ctx context.Context, req volume.Request, src *v1.ServiceAcc
 	if err != nil {
 		return nil, err
 	}
-	f := atomic.File{Data: []byte(text), Mode: mode, User: commonUser(req.Pod)}
+	return atomic.Files{src.Path: personal(req, []byte(text), mode)}, nil
+}
+
+// personal is a file for the pods' one user or the volume's group; where there is neither, for whom its mode says.
+func personal(req volume.Request, data []byte, mode int32) atomic.File {
+	f := atomic.File{Data: data, Mode: mode, User: commonUser(req.Pod)}
 	if f.User != nil || req.FSGroup() != nil {
 		f.Mode = 0o600
 	}
-	return atomic.Files{src.Path: f}, nil
+	return f
+}
+
+func (k *kind) bundle(ctx context.Context, req volume.Request, src *v1.ClusterTrustBundleProjection, mode int32) (atomic.Files, error) {
+	if k.cfg.Bundles == nil {
+		return nil, fmt.Errorf("projected source clusterTrustBundle needs an API server and this kubelet has none: %w", volume.ErrUnsupported)
+	}
+	certificates, err := k.cfg.Bundles.Bundle(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	return atomic.Files{src.Path: personal(req, certificates, mode)}, nil
 }
 
 // nested makes the directories at which containers mount other volumes inside this one: the runtime cannot, because it

@@ -39,6 +39,11 @@ type Options struct {
 	Topology map[string]string
 }
 
+// Staging is what a driver can do that stages volumes, and no more.
+func Staging() []csi.NodeServiceCapability_RPC_Type {
+	return []csi.NodeServiceCapability_RPC_Type{csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME}
+}
+
 // Driver is a running driver.
 type Driver struct {
 	opts     Options
