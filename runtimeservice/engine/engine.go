@@ -17,6 +17,7 @@ import (
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/network"
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/apparmor"
 	"github.com/skiff-node/skiff/runtimeservice/cdi"
 	"github.com/skiff-node/skiff/runtimeservice/cgroup"
 	"github.com/skiff-node/skiff/runtimeservice/checkpoint"
@@ -102,6 +103,13 @@ func New(cfg Config) (*Engine, error) {
 	host, err := spec.Probe()
 	if err != nil {
 		return nil, fmt.Errorf("runtime: %w", err)
+	}
+	if host.AppArmor {
+		if err := apparmor.LoadDefault(context.Background()); err != nil {
+			cfg.Log.Warn("containers without a profile of their own are not confined by AppArmor", "error", err)
+		} else {
+			host.AppArmorDefault = apparmor.Default
+		}
 	}
 	c := &core{
 		cfg: cfg, log: cfg.Log, host: host, cgroups: cgroup.Root{Path: "/sys/fs/cgroup", V2: host.CgroupV2},

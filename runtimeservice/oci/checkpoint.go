@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -18,7 +19,7 @@ func (n *Native) Checkpoint(_ context.Context, id, images string) error {
 		return fmt.Errorf("load container: %w", err)
 	}
 	if err := c.Checkpoint(criu(images)); err != nil {
-		return fmt.Errorf("criu: %w", err)
+		return fmt.Errorf("criu: %w%s", err, complaints(filepath.Join(images, "dump.log")))
 	}
 	return nil
 }
@@ -51,7 +52,7 @@ func (n *Native) restore(req Create, c *libcontainer.Container, config *configs.
 		return Created{}, errors.Join(fmt.Errorf("restore: %w", err), c.Destroy())
 	}
 	if err := c.Restore(process, criu(req.Restore)); err != nil {
-		return Created{}, errors.Join(fmt.Errorf("restore: criu: %w", err), c.Destroy())
+		return Created{}, errors.Join(fmt.Errorf("restore: criu: %w%s", err, complaints(filepath.Join(req.Restore, "restore.log"))), c.Destroy())
 	}
 	pid, err := process.Pid()
 	if err != nil {
@@ -72,4 +73,22 @@ func (n *Native) restore(req Create, c *libcontainer.Container, config *configs.
 func (n *Native) wasRestored(id string) bool {
 	_, err := os.Lstat(filepath.Join(n.root, id, restored))
 	return err == nil
+}
+
+// complaints is the errors in CRIU's log, of which the last say most.
+func complaints(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if _, complaint, found := strings.Cut(line, "Error "); found {
+			lines = append(lines, strings.TrimSpace(complaint))
+		}
+	}
+	if len(lines) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(lines[max(0, len(lines)-5):], "; ")
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-node/skiff/runtimeservice/apparmor"
 )
 
 // Host is what the machine has to give. Probe fills it once at start.
@@ -22,7 +24,9 @@ type Host struct {
 	SwapAccounting bool
 	Seccomp        bool
 	AppArmor       bool
-	SELinux        bool
+	// AppArmorDefault is the profile of containers that name none; "" where it could not be loaded.
+	AppArmorDefault string
+	SELinux         bool
 }
 
 // maxNoFile keeps programs that walk all possible descriptors usable.
@@ -51,7 +55,7 @@ func Probe() (Host, error) {
 		return h, err
 	}
 	h.Seccomp = exists("/proc/sys/kernel/seccomp/actions_avail")
-	h.AppArmor = exists("/sys/kernel/security/apparmor/profiles")
+	h.AppArmor = apparmor.Enabled()
 	h.SELinux = exists("/sys/fs/selinux/enforce")
 	return h, nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice"
+	"github.com/skiff-node/skiff/runtimeservice/apparmor"
 	"github.com/skiff-node/skiff/runtimeservice/rootfs"
 )
 
@@ -176,8 +177,14 @@ func device(path, target string) (specs.LinuxDevice, bool) {
 	}, ok
 }
 
-// LoadProfiles reads the localhost profiles that are asked for; a relative path is below dir.
+// LoadProfiles reads the localhost profiles that are asked for; a relative path is below dir. An AppArmor profile must be
+// in the kernel.
 func LoadProfiles(s runtimeservice.ContainerSecurity, dir string) (Profiles, error) {
+	if p := s.AppArmor; p != nil && p.Type == runtimeservice.ProfileLocalhost && apparmor.Enabled() {
+		if loaded, err := apparmor.Loaded(p.Ref); err != nil || !loaded {
+			return Profiles{}, errors.Join(invalid("security_context.apparmor.localhost_ref: profile %q is not loaded", p.Ref), err)
+		}
+	}
 	if s.Seccomp == nil || s.Seccomp.Type != runtimeservice.ProfileLocalhost || s.Privileged {
 		return Profiles{}, nil
 	}

@@ -36,6 +36,7 @@ if [ "$1" != second ]; then
 fi
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mount -t securityfs securityfs /sys/kernel/security
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm /dev/mqueue
 mount -t devpts devpts /dev/pts
@@ -45,7 +46,7 @@ mount -t tmpfs -o mode=755 run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /
 echo "+cpu +cpuset +io +memory +pids +hugetlb" >/sys/fs/cgroup/cgroup.subtree_control
-while read m; do insmod /modules/$m 2>/dev/null; done </modules/order
+while read m; do insmod /modules/$m; done </modules/order
 ip link set lo up
 hostname vm
 cd /tests
@@ -123,7 +124,7 @@ func fill(t *testing.T, root, modulesDir string) {
 	write(t, filepath.Join(root, "tests/run"), run, 0o644)
 	command(t, "go", "build", "-tags", "seccomp", "-o", filepath.Join(root, "bin/skiff-keeper"), "github.com/skiff-node/skiff/cmd/skiff-keeper")
 	command(t, "go", "test", "-c", "-tags", "seccomp,root", "-o", filepath.Join(root, "tests/cri.test"), "github.com/skiff-node/skiff/cmd/skiff-cri")
-	for _, name := range []string{"busybox", "nft", "criu", "ip", "iptables-nft"} {
+	for _, name := range []string{"busybox", "nft", "criu", "apparmor_parser"} {
 		path, err := exec.LookPath(name)
 		if err != nil && name == "busybox" {
 			t.Fatal(err)
@@ -165,6 +166,7 @@ func loadModules(t *testing.T, root, dir string) {
 		order = append(order, filepath.Base(name))
 		command(t, "cp", filepath.Join(dir, name), filepath.Join(root, "modules"))
 	}
+	add("kernel/crypto/crc32c_generic.ko") // libcrc32c needs it at once, and does not say so
 	for name := range needs {
 		if modules.MatchString(name) {
 			add(name)
