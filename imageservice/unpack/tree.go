@@ -62,10 +62,7 @@ func (t *tree) find(dir string) (int, error) {
 	if fd, ok := t.open[dir]; ok {
 		return fd, nil
 	}
-	fd, err := unix.Openat2(t.root, dir, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := t.resolve(dir)
 	switch {
 	case errors.Is(err, unix.ENOSYS):
 		return -1, fmt.Errorf("unpacking layers needs openat2, Linux 5.6 or later: %w", err)
@@ -74,6 +71,24 @@ func (t *tree) find(dir string) (int, error) {
 	}
 	t.open[dir] = fd
 	return fd, nil
+}
+
+// maxTries is how often a name is resolved anew. The kernel gives up with EAGAIN when anything on the machine is renamed or
+// mounted while it follows "..", as it then cannot tell whether that led out (openat2(2)).
+const maxTries = 10_000
+
+func (t *tree) resolve(dir string) (int, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for try := 1; ; try++ {
+		fd, err := unix.Openat2(t.root, dir, &how)
+		if try < maxTries && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)) {
+			continue
+		}
+		return fd, err
+	}
 }
 
 // need is find that makes what is missing, with the mode 0755.

@@ -229,6 +229,41 @@ func TestEntries(t *testing.T) {
 	}
 }
 
+// TestBusyMachine unpacks links with dots while files are renamed elsewhere: the kernel then gives up resolving now and then.
+func TestBusyMachine(t *testing.T) {
+	other := t.TempDir()
+	a, b := filepath.Join(other, "a"), filepath.Join(other, "b")
+	if err := os.WriteFile(a, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for from, to := a, b; ; from, to = to, from {
+			select {
+			case <-stop:
+				return
+			default:
+				os.Rename(from, to)
+			}
+		}
+	}()
+	files := []imagetest.File{{Name: "t/"}}
+	for i := range 400 {
+		link := fmt.Sprintf("d/e/up%d", i)
+		files = append(files, imagetest.File{Name: link, Type: tar.TypeSymlink, Link: "../../../d/e/../../t"}, imagetest.File{Name: link + fmt.Sprintf("/f%d", i), Body: "x"})
+	}
+	dir, _, err := unpackInto(t, files...)
+	close(stop)
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(filepath.Join(dir, "t")); err != nil || len(entries) != 400 {
+		t.Errorf("%d files, %v", len(entries), err)
+	}
+}
+
 func TestOverlayAttributesAreDropped(t *testing.T) {
 	dir, _, err := unpackInto(t, imagetest.File{Name: "d/", Xattrs: map[string]string{
 		"trusted.overlay.redirect": "/x", "trusted.overlay.opaque": "y", "user.overlay.redirect": "/x", "user.kept": "v",

@@ -218,6 +218,8 @@ func merge(old, r *record.Image) *record.Image {
 	return &m
 }
 
+func sameOrigin(a, b record.Origin) bool { return reflect.DeepEqual(a, b) }
+
 // maxOrigins bounds what is kept of the arrivals of one image.
 const maxOrigins = 16
 
@@ -225,7 +227,7 @@ const maxOrigins = 16
 func mergeOrigins(old, more []record.Origin) []record.Origin {
 	all := slices.Clone(old)
 	for _, o := range more {
-		if !slices.ContainsFunc(all, func(k record.Origin) bool { return reflect.DeepEqual(k, o) }) {
+		if !slices.ContainsFunc(all, func(k record.Origin) bool { return sameOrigin(k, o) }) {
 			all = append(all, o)
 		}
 	}
@@ -258,7 +260,7 @@ func (c *Catalog) Known(r *record.Image) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	old, ok := c.byID[r.ID]
-	if !ok || old.Manifest.Digest != r.Manifest.Digest || !slices.Equal(old.Dirs(), r.Dirs()) || len(mergeOrigins(old.Origins, r.Origins)) != len(old.Origins) {
+	if !ok || old.Manifest.Digest != r.Manifest.Digest || !slices.Equal(old.Dirs(), r.Dirs()) || !slices.EqualFunc(mergeOrigins(old.Origins, r.Origins), old.Origins, sameOrigin) {
 		return false
 	}
 	for _, n := range slices.Concat(r.Tags, r.Digests) {
