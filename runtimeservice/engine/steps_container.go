@@ -67,7 +67,10 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 		mounts, err = c.cfg.Images.Prepare(ctx, id, image.ID)
 		return err
 	}
-	list[2].Do = func(context.Context) error { return c.mount(box, mounts, filepath.Join(dir, "rootfs")) }
+	_, label := spec.SELinuxLabels(box.Sandbox.Config.Security.SELinux, rec.Container.Config.Security, c.host)
+	list[2].Do = func(context.Context) error {
+		return c.mount(box, rootfs.Labelled(mounts, label), filepath.Join(dir, "rootfs"))
+	}
 	for n, image := range rec.Container.Config.ImageVolumes() {
 		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, o, box, volume{n, image.Image.Ref}) }
 	}
@@ -141,6 +144,9 @@ func (c *containerParts) writeSpec(ctx context.Context, o *container, box sandbo
 	}
 	in.NoHostDevices = run.PrivilegedWithoutHostDevices
 	if in.Devices, err = spec.Devices(config, in.NoHostDevices); err != nil {
+		return err
+	}
+	if err := spec.Relabel(in); err != nil {
 		return err
 	}
 	if in.Profiles, err = spec.LoadProfiles(config.Security, c.cfg.SeccompDir); err != nil {

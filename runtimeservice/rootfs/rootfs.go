@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,20 @@ func Mount(mounts []imageservice.Mount, target string) error {
 		}
 	}
 	return nil
+}
+
+// Labelled has all files of an overlay carry one SELinux label; "" is none.
+func Labelled(mounts []imageservice.Mount, label string) []imageservice.Mount {
+	if label == "" {
+		return mounts
+	}
+	out := slices.Clone(mounts)
+	for i, m := range out {
+		if m.Type == "overlay" { // the quotes are for the commas of a level
+			out[i].Options = append(slices.Clone(m.Options), `context="`+label+`"`)
+		}
+	}
+	return out
 }
 
 func mountOne(m imageservice.Mount, target string) error {
@@ -78,7 +93,7 @@ func overlay(options []string, target string) error {
 		case key == "lowerdir":
 			err = layers(fsfd, value)
 		case hasValue:
-			err = unix.FsconfigSetString(fsfd, key, value)
+			err = unix.FsconfigSetString(fsfd, key, strings.Trim(value, `"`))
 		default:
 			err = unix.FsconfigSetFlag(fsfd, key)
 		}

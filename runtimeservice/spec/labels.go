@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -17,10 +18,26 @@ func setLabels(s *specs.Spec, in Input) error {
 		return err
 	}
 	s.Process.ApparmorProfile = profile
-	if l := security.SELinux; l != nil && in.Host.SELinux && !security.Privileged {
-		s.Process.SelinuxLabel = strings.Join([]string{l.User, l.Role, l.Type, l.Level}, ":")
-	}
+	s.Process.SelinuxLabel, s.Linux.MountLabel = SELinuxLabels(in.Sandbox.Security.SELinux, security, in.Host)
 	return nil
+}
+
+// SELinuxLabels are the labels of a container's process and of its files. Where neither it nor its pod asks for one there are
+// none: then the policy decides by what starts it. What a request leaves open is the pod's, or else what
+// container-selinux calls the domain of containers. A privileged container is in none of these.
+func SELinuxLabels(pod *runtimeservice.SELinux, s runtimeservice.ContainerSecurity, h Host) (process, files string) {
+	if !h.SELinux || s.Privileged || (pod == nil && s.SELinux == nil) {
+		return "", ""
+	}
+	l := runtimeservice.SELinux{User: "system_u", Role: "system_r", Type: "container_t", Level: "s0"}
+	for _, asked := range []*runtimeservice.SELinux{pod, s.SELinux} {
+		if asked == nil {
+			continue
+		}
+		l.User, l.Role = cmp.Or(asked.User, l.User), cmp.Or(asked.Role, l.Role)
+		l.Type, l.Level = cmp.Or(asked.Type, l.Type), cmp.Or(asked.Level, l.Level)
+	}
+	return strings.Join([]string{l.User, l.Role, l.Type, l.Level}, ":"), strings.Join([]string{l.User, "object_r", "container_file_t", l.Level}, ":")
 }
 
 // apparmorProfile: a container that says nothing has the default profile, unless it is privileged.

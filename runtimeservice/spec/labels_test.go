@@ -35,3 +35,28 @@ func TestAppArmorProfile(t *testing.T) {
 		}
 	}
 }
+
+func TestSELinuxLabels(t *testing.T) {
+	on := Host{SELinux: true}
+	type security = runtimeservice.ContainerSecurity
+	pod := &runtimeservice.SELinux{Level: "s0:c1,c2"}
+	own := &runtimeservice.SELinux{Type: "spc_t"}
+	for _, tc := range []struct {
+		name           string
+		pod            *runtimeservice.SELinux
+		own            security
+		host           Host
+		process, files string
+	}{
+		{"nothing said", nil, security{}, on, "", ""},
+		{"no SELinux", pod, security{SELinux: own}, Host{}, "", ""},
+		{"privileged", pod, security{Privileged: true}, on, "", ""},
+		{"the pod's level", pod, security{}, on, "system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"},
+		{"own type", nil, security{SELinux: own}, on, "system_u:system_r:spc_t:s0", "system_u:object_r:container_file_t:s0"},
+		{"both", pod, security{SELinux: own}, on, "system_u:system_r:spc_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"},
+	} {
+		if process, files := SELinuxLabels(tc.pod, tc.own, tc.host); process != tc.process || files != tc.files {
+			t.Errorf("%s: %s, %s", tc.name, process, files)
+		}
+	}
+}

@@ -198,3 +198,36 @@ func LoadProfiles(s runtimeservice.ContainerSecurity, dir string) (Profiles, err
 	}
 	return Profiles{Seccomp: text}, nil
 }
+
+// Relabel gives the files of the sandbox, and the volumes that ask for it, the SELinux label of the container's files.
+func Relabel(in Input) error {
+	_, label := SELinuxLabels(in.Sandbox.Security.SELinux, in.Config.Security, in.Host)
+	if label == "" {
+		return nil
+	}
+	paths := []string{in.Files.Hosts, in.Files.Hostname, in.Files.ResolvConf}
+	for _, v := range in.Volumes {
+		if v.Relabel && v.Image == nil {
+			paths = append(paths, v.Source)
+		}
+	}
+	for _, path := range paths {
+		if err := relabel(path, label); err != nil {
+			return fmt.Errorf("relabel %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func relabel(path, label string) error {
+	return filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		err = unix.Lsetxattr(path, "security.selinux", []byte(label), 0)
+		if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOENT) {
+			return nil // a file system without labels has one for all its files
+		}
+		return err
+	})
+}

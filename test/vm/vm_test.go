@@ -108,7 +108,7 @@ func judge(t *testing.T, out []byte, err error) {
 
 // fill makes the machine's root file system: busybox, the binaries with their libraries, kernel modules, the tests.
 func fill(t *testing.T, root, modulesDir string) {
-	for _, dir := range []string{"bin", "etc", "sbin", "tests", "modules", "lib", "lib64", "usr/lib"} {
+	for _, dir := range []string{"bin", "etc/criu", "sbin", "tests", "modules", "lib", "lib64", "usr/lib"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -117,6 +117,8 @@ func fill(t *testing.T, root, modulesDir string) {
 	write(t, filepath.Join(root, "etc/passwd"), "root:x:0:0::/root:/bin/sh\n", 0o644)
 	write(t, filepath.Join(root, "etc/group"), "root:x:0:\n", 0o644)
 	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost\n", 0o644)
+	// CRIU locks the network of a pod by iptables unless it is told otherwise.
+	write(t, filepath.Join(root, "etc/criu/runc.conf"), "network-lock nftables\n", 0o644)
 	run := os.Getenv("VM_RUN")
 	if run == "" {
 		run = "."
