@@ -115,6 +115,9 @@ func (k *Kubelet) newRuntime() error {
 	}
 	k.services = newServices(k.client)
 	var err error
+	if k.spec.UserNamespace, err = userNamespaces(k); err != nil {
+		return err
+	}
 	k.runtime, err = runtime.New(runtime.Config{
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),

@@ -24,7 +24,7 @@ var applied = []string{
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
-	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "rotateCertificates", "serverTLSBootstrap",
+	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
 
@@ -93,7 +93,6 @@ func refusals() []refusal {
 		}, "None"},
 		{"tracing", func(c *conf) bool { return c.Tracing != nil }, "leave it out"},
 		{"localStorageCapacityIsolation", func(c *conf) bool { return c.LocalStorageCapacityIsolation != nil && !*c.LocalStorageCapacityIsolation }, "true"},
-		{"userNamespaces", func(c *conf) bool { return c.UserNamespaces != nil }, "leave it out"},
 	}
 }
 

@@ -58,6 +58,11 @@ func Container(n *Node, in *ContainerInput) (*cri.ContainerConfig, error) {
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &cri.LinuxContainerConfig{Resources: Resources(n, p, c), SecurityContext: sc},
 	}
+	if ids := sc.NamespaceOptions.UsernsOptions; ids != nil { // files of the host are to look as if they were the pod's
+		for _, m := range config.Mounts {
+			m.UidMappings, m.GidMappings = ids.Uids, ids.Gids
+		}
+	}
 	for _, v := range in.Env {
 		config.Envs = append(config.Envs, &cri.KeyValue{Key: v.Name, Value: []byte(v.Value)})
 	}

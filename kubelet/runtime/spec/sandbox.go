@@ -16,9 +16,6 @@ func uid(s string) types.UID { return types.UID(s) }
 // Sandbox is the configuration of the pod's sandbox. cgroupParent is the pod's cgroup, resolv the content of the host's
 // resolver configuration.
 func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*cri.PodSandboxConfig, error) {
-	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
-		return nil, fmt.Errorf("spec.hostUsers: false needs a user namespace, which this kubelet does not make yet")
-	}
 	config := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: attempt},
 		LogDirectory: PodLogDir(n.LogsDir, p),
@@ -37,7 +34,7 @@ func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*
 		}
 		config.Hostname = host
 	}
-	security, err := sandboxSecurity(p)
+	security, err := sandboxSecurity(n, p)
 	if err != nil {
 		return nil, err
 	}
@@ -56,9 +53,13 @@ func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*
 	return config, nil
 }
 
-func sandboxSecurity(p *v1.Pod) (*cri.LinuxSandboxSecurityContext, error) {
+func sandboxSecurity(n *Node, p *v1.Pod) (*cri.LinuxSandboxSecurityContext, error) {
+	ns, err := namespaces(n, p)
+	if err != nil {
+		return nil, err
+	}
 	security := &cri.LinuxSandboxSecurityContext{
-		NamespaceOptions: namespaces(p),
+		NamespaceOptions: ns,
 		Privileged:       anyPrivileged(p),
 		Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
 	}
@@ -68,7 +69,6 @@ func sandboxSecurity(p *v1.Pod) (*cri.LinuxSandboxSecurityContext, error) {
 	}
 	security.RunAsUser, security.RunAsGroup = int64Value(sc.RunAsUser), int64Value(sc.RunAsGroup)
 	security.SelinuxOptions = selinux(sc.SELinuxOptions)
-	var err error
 	security.SupplementalGroups, security.SupplementalGroupsPolicy, err = groups(sc)
 	return security, err
 }

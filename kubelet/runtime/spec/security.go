@@ -47,8 +47,12 @@ func security(n *Node, p *v1.Pod, c *v1.Container, user ImageUser) (*cri.LinuxCo
 	if err := checkNonRoot(p, c, &sc, user); err != nil {
 		return nil, err
 	}
+	ns, err := namespaces(n, p)
+	if err != nil {
+		return nil, err
+	}
 	out := &cri.LinuxContainerSecurityContext{
-		NamespaceOptions: namespaces(p),
+		NamespaceOptions: ns,
 		Privileged:       isTrue(sc.Privileged),
 		ReadonlyRootfs:   isTrue(sc.ReadOnlyRootFilesystem),
 		RunAsUser:        int64Value(sc.RunAsUser),

@@ -8,6 +8,7 @@ package spec
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/userns"
 )
 
 // Keys that the upstream kubelet writes and reads.
@@ -61,6 +63,8 @@ type Node struct {
 	Memory int64
 	// CPUCFSQuota enforces CPU limits.
 	CPUCFSQuota bool
+	// UserNamespace gives the ids of a pod that has a user namespace of its own. Optional: without it such pods are refused.
+	UserNamespace func(p *v1.Pod) (*cri.UserNamespace, error)
 	// Allocatable tells what resourceFieldRef gives for limits that are not set.
 	Allocatable func() v1.ResourceList
 }
@@ -181,8 +185,29 @@ func Hostname(p *v1.Pod, clusterDomain string) (host, domain string) {
 	return host, domain
 }
 
+// userNamespace is the pod's own, nil when it shares the host's.
+func userNamespace(n *Node, p *v1.Pod) (*cri.UserNamespace, error) {
+	if !userns.Wanted(p) {
+		return nil, nil
+	}
+	if n.UserNamespace == nil {
+		return nil, errors.New("can't set `spec.hostUsers: false`, this kubelet has no ids for it")
+	}
+	return n.UserNamespace(p)
+}
+
 // namespaces of the pod's containers.
-func namespaces(p *v1.Pod) *cri.NamespaceOption {
+func namespaces(n *Node, p *v1.Pod) (*cri.NamespaceOption, error) {
+	ids, err := userNamespace(n, p)
+	if err != nil {
+		return nil, err
+	}
+	out := hostNamespaces(p)
+	out.UsernsOptions = ids
+	return out, nil
+}
+
+func hostNamespaces(p *v1.Pod) *cri.NamespaceOption {
 	n := &cri.NamespaceOption{Network: cri.NamespaceMode_POD, Ipc: cri.NamespaceMode_POD, Pid: cri.NamespaceMode_CONTAINER}
 	if p.Spec.HostNetwork {
 		n.Network = cri.NamespaceMode_NODE

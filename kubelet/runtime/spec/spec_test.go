@@ -273,3 +273,28 @@ func TestHostsFile(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestUserNamespace(t *testing.T) {
+	no := false
+	p := &v1.Pod{Spec: v1.PodSpec{HostUsers: &no, Containers: []v1.Container{{Name: "c", Image: "i"}}}}
+	n := &Node{}
+	if _, err := Sandbox(n, p, 0, "/", ""); err == nil {
+		t.Error("a user namespace without ids")
+	}
+	ids := []*cri.IDMapping{{HostId: 65536, Length: 65536}}
+	n.UserNamespace = func(*v1.Pod) (*cri.UserNamespace, error) {
+		return &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}, nil
+	}
+	box, err := Sandbox(n, p, 0, "/", "")
+	if err != nil || box.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Uids[0].HostId != 65536 {
+		t.Fatalf("%v %v", box, err)
+	}
+	c, err := Container(n, &ContainerInput{Pod: p, Spec: &p.Spec.Containers[0], User: ImageUser{UID: new(int64)}, Mounts: []*cri.Mount{{ContainerPath: "/x", HostPath: "/y"}}})
+	if err != nil || c.Linux.SecurityContext.NamespaceOptions.UsernsOptions == nil || c.Mounts[0].UidMappings[0].HostId != 65536 {
+		t.Fatalf("%v %v", c, err)
+	}
+	p.Spec.HostUsers = nil
+	if box, err = Sandbox(n, p, 0, "/", ""); err != nil || box.Linux.SecurityContext.NamespaceOptions.UsernsOptions != nil {
+		t.Errorf("a pod of the host's users: %v %v", box, err)
+	}
+}
