@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -103,6 +104,17 @@ func (r *registry) bring(ctx context.Context, d ocispec.Descriptor, l *lease, re
 	defer r.slots.Release(1)
 	ended := r.meter.Fetch()
 	defer func() { ended(err) }()
+	for {
+		err = r.fetch(ctx, d, l, report)
+		// A mirror that sends rubbish must not keep a pull from succeeding.
+		if !errors.Is(err, imageservice.ErrCorrupt) || !r.session.Blame(d.Digest) {
+			return err
+		}
+	}
+}
+
+// fetch writes one blob into the store.
+func (r *registry) fetch(ctx context.Context, d ocispec.Descriptor, l *lease, report func(imageservice.Progress)) error {
 	w, err := r.content.Writer(d)
 	if err != nil {
 		return err

@@ -290,6 +290,33 @@ func TestPullErrors(t *testing.T) {
 	}
 }
 
+// TestPullPastCorruptMirror: a mirror that sends something else, or more than it should, is passed over.
+func TestPullPastCorruptMirror(t *testing.T) {
+	up := serve(t, false)
+	img := small(t, imagetest.Spec{})
+	up.push(t, "x", "v1", img)
+	for name, send := range map[string][]byte{"rubbish": bytes.Repeat([]byte("x"), int(img.Layers[1].Size)), "too much": make([]byte, 1<<20)} {
+		mirror := serve(t, false)
+		mirror.push(t, "x", "v1", img)
+		mirror.fault(onBlob(img.Layers[1].Digest.String(), func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Write(send)
+			return true
+		}))
+		certs := t.TempDir()
+		if err := os.Mkdir(filepath.Join(certs, "r.test"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(certs, "r.test", "hosts.toml"), fmt.Sprintf("server = %q\n[host.%q]\n", up.URL, mirror.URL))
+		e := open(t, Config{CertsDirs: []string{certs}})
+		if got := pull(t, e, "r.test/x:v1"); got.ID != img.ID.String() {
+			t.Errorf("%s: got %+v", name, got)
+		}
+		if n := mirror.gets[img.Layers[1].Digest.String()]; n != 1 {
+			t.Errorf("%s: the mirror was asked %d times", name, n)
+		}
+	}
+}
+
 func onBlob(digest string, f func(http.ResponseWriter, *http.Request) bool) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		return strings.HasSuffix(r.URL.Path, "/blobs/"+digest) && f(w, r)

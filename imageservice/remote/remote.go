@@ -53,12 +53,13 @@ type Session struct {
 	hosts      []*host
 
 	mu        sync.Mutex
-	documents map[digest.Digest]bool // digests that Resolve found at the address of a manifest
+	documents map[digest.Digest]bool  // digests that Resolve found at the address of a manifest
+	served    map[digest.Digest]*host // who was asked last
 }
 
 // Open starts a session about a full reference. It reads configuration and does not talk to the registry yet.
 func Open(cfg Config, ref string, auth imageservice.Auth) (*Session, error) {
-	s := &Session{cfg: cfg, documents: map[digest.Digest]bool{}}
+	s := &Session{cfg: cfg, documents: map[digest.Digest]bool{}, served: map[digest.Digest]*host{}}
 	if err := s.name(ref); err != nil {
 		return nil, err
 	}
@@ -175,12 +176,33 @@ func (s *Session) Fetch(ctx context.Context, desc ocispec.Descriptor, w io.Write
 		}
 	}}
 	return s.each(ctx, []string{hosts.Pull}, func(ctx context.Context, h *host, last bool) error {
+		s.mu.Lock()
+		s.served[desc.Digest] = h
+		s.mu.Unlock()
 		err := h.fetch(ctx, s.locate(desc), out, last)
 		if out.failed != nil {
 			return localError{out.failed} // of this machine's disk, not of the registry
 		}
 		return err
 	})
+}
+
+// Blame tells that what was fetched is not what the digest says. The host that sent it is asked last from now on; Blame
+// reports whether there is another one to ask.
+func (s *Session) Blame(d digest.Digest) bool {
+	s.mu.Lock()
+	h := s.served[d]
+	s.mu.Unlock()
+	if h == nil || h.down.Swap(true) {
+		return false
+	}
+	for _, other := range s.able(hosts.Pull) {
+		if !other.down.Load() {
+			s.cfg.Notice(fmt.Sprintf("registry %s: %s sent something else than %s", s.registry, h.conf.URL(), d))
+			return true
+		}
+	}
+	return false
 }
 
 // Referrers asks which manifests refer to a digest (distribution specification, "Listing Referrers"). A registry without
