@@ -5,6 +5,7 @@ package keeper_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -216,4 +217,37 @@ func (n *node) state(id string) keeper.Container {
 		}
 	}
 	return keeper.Container{}
+}
+
+// A keeper is killed after it has let an init go on, and before it wrote that down: the next one knows that the program
+// runs. One that was not let go on can still be started.
+func TestStartIsNoticed(t *testing.T) {
+	n := start(t)
+	fifo := func(id string) string { return filepath.Join(n.run, "runc", id, "exec.fifo") }
+	for id, script := range map[string]string{"runs": "sleep 600", "waits": "exit 3"} {
+		n.shell(id, script)
+		if id == "waits" {
+			continue
+		}
+		f, err := os.Open(fifo(id)) // as the keeper does
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	n.killKeeper()
+	n.launch()
+	if got := n.state("runs"); got.State != keeper.Running || got.StartedAt.IsZero() {
+		t.Errorf("the one that runs: %+v", got)
+	}
+	if got := n.state("waits"); got.State != keeper.Created {
+		t.Errorf("the one that waits: %+v", got)
+	}
+	n.start("waits")
+	if exit := n.wait("waits"); exit.Code != 3 {
+		t.Errorf("the one that waited: %+v", exit)
+	}
 }

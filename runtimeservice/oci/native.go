@@ -101,6 +101,9 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 		return Created{}, errors.Join(err, c.Destroy())
 	}
 	state, err := c.State()
+	if err == nil {
+		err = n.markWaiting(req.ID)
+	}
 	if err != nil {
 		return Created{}, errors.Join(fmt.Errorf("read state of container: %w", err), c.Destroy())
 	}
@@ -117,7 +120,7 @@ func (n *Native) Start(_ context.Context, id string, died <-chan struct{}) error
 	if n.wasRestored(id) {
 		return nil
 	}
-	return release(filepath.Join(n.root, id, "exec.fifo"), died)
+	return release(filepath.Join(n.root, id, fifoName), died)
 }
 
 // Exec runs one more process in the container, which must be running.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,11 @@ type runtime interface {
 // killer is a runtime whose containers are not reached by signals to their processes.
 type killer interface {
 	Kill(ctx context.Context, id string, signal int, all bool) error
+}
+
+// starter is a runtime that can tell later whether it has started a container.
+type starter interface {
+	Started(id string) (bool, error)
 }
 
 // container is one row of the table. Whoever changes its state holds op, also while its record is written and its
@@ -223,13 +229,6 @@ func (c *container) start(ctx context.Context) (keeper.Started, error) {
 	if err := c.may(doStart); err != nil {
 		return keeper.Started{}, err
 	}
-	c.mu.Lock()
-	c.rec.Starting = time.Now()
-	rec := c.rec
-	c.mu.Unlock()
-	if err := rec.save(c.dir); err != nil {
-		return keeper.Started{}, err
-	}
 	if err := c.runtime.Start(ctx, c.id(), c.init.Done()); err != nil {
 		return keeper.Started{}, err
 	}
@@ -291,11 +290,29 @@ func (c *container) kill(ctx context.Context, signal int, all bool) error {
 	if state == keeper.Created && signal != 0 {
 		sig = unix.SIGKILL // the waiting init knows no other
 	}
+	if sig != 0 && sig != unix.SIGKILL {
+		awaitProgram(c.init.Pid)
+	}
 	if all {
 		return c.killAll(sig)
 	}
 	return c.init.Signal(sig)
 }
+
+// awaitProgram waits until the init has executed the program, which it does within a moment after the start. A signal
+// before that would end it as if the program had failed.
+func awaitProgram(pid int) {
+	executesKeeper := func() bool { // a memfd
+		program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		return err == nil && strings.HasPrefix(program, "/memfd:"+keeper.ProcessName)
+	}
+	for end := time.Now().Add(execPatience); executesKeeper() && time.Now().Before(end); {
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+// execPatience bounds how long an init may take to execute the program.
+const execPatience = time.Second
 
 func (c *container) killAll(sig unix.Signal) error {
 	if sig == unix.SIGKILL && !c.rec.Created.SharedPid {

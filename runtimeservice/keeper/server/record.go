@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
 	"github.com/skiff-node/skiff/runtimeservice/oci"
@@ -22,7 +21,6 @@ type record struct {
 	Create    keeper.Create    `json:"create"` // without the specification, which the runtime keeps
 	Created   oci.Created      `json:"created"`
 	StartTime uint64           `json:"startTime,omitempty"` // of the init, to tell it from a later process with its pid
-	Starting  time.Time        `json:"starting,omitzero"`   // when the init was about to be let go on
 	Row       keeper.Container `json:"row"`
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
@@ -128,20 +127,20 @@ func (s recovery) admit(rec record, with carried) (err error) {
 	return s.lost(c)
 }
 
-// noticeStart makes good for a keeper that was killed after it had let the init go on, and before it wrote that down. An
-// init that has exited meanwhile counts as started: a program must not be run twice.
+// noticeStart makes good for a keeper that was killed after it had let the init go on, and before it wrote that down: a
+// program must not be run twice.
 func (c *container) noticeStart() error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	if c.rec.Row.State != keeper.Created || c.rec.Starting.IsZero() {
+	runtime, can := c.runtime.(starter)
+	if c.rec.Row.State != keeper.Created || !can {
 		return nil
 	}
-	// An init that waits executes the binary of its keeper, a memfd.
-	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.rec.Created.Pid))
-	if err == nil && strings.HasPrefix(program, "/memfd:"+keeper.ProcessName) {
-		return nil
+	if started, err := runtime.Started(c.id()); err != nil || !started {
+		return err
 	}
-	return c.move(doStart, c.rec.Starting, func(row *keeper.Container) { row.StartedAt = c.rec.Starting })
+	now := time.Now()
+	return c.move(doStart, now, func(row *keeper.Container) { row.StartedAt = now })
 }
 
 // findInit holds the init, also one that has exited where that can be known.
