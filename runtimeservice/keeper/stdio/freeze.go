@@ -25,8 +25,11 @@ func (s *Streams) Freeze() []Peer {
 		s.mu.Unlock()
 		return nil
 	}
-	readers := s.readers
+	readers, mover := s.readers, s.mover
 	s.mu.Unlock()
+	if mover != nil {
+		mover.freeze()
+	}
 	for _, r := range readers {
 		r.freeze()
 	}
@@ -79,6 +82,10 @@ func (s *Streams) Thaw(peers []Peer) {
 	}
 	clear(s.outlets)
 	clear(s.inlets)
+	if s.mover != nil {
+		s.mover.thaw()
+		s.running.Go(s.mover.run)
+	}
 	for _, r := range s.readers {
 		r.thaw()
 		s.running.Go(r.run)

@@ -19,15 +19,14 @@ var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 // reader copies what a container writes on one stream, until the stream ends or finish is called.
 type reader struct {
 	file  *os.File // non-blocking
-	tty   bool
-	spool *spool // nil: none
+	spool *spool   // nil: none
 	sink  func([]byte)
 	done  chan struct{}
 	still atomic.Bool // stopped by freeze
 }
 
-func newReader(file *os.File, tty bool, sp *spool, sink func([]byte)) *reader {
-	return &reader{file: file, tty: tty, spool: sp, sink: sink, done: make(chan struct{})}
+func newReader(file *os.File, sp *spool, sink func([]byte)) *reader {
+	return &reader{file: file, spool: sp, sink: sink, done: make(chan struct{})}
 }
 
 // take reads without waiting, through the spool where there is one.
@@ -94,8 +93,7 @@ func (r *reader) next(wait func(func(fd uintptr) bool) error) error {
 	err := wait(func(fd uintptr) bool {
 		chunk = chunks.Get().(*[chunkSize]byte)
 		n, readErr = r.take(int(fd), chunk[:])
-		// A terminal reports EIO while nobody has its other side open; someone may open it again.
-		if readErr == unix.EAGAIN || (r.tty && readErr == unix.EIO) {
+		if readErr == unix.EAGAIN {
 			chunks.Put(chunk)
 			chunk = nil
 			return false

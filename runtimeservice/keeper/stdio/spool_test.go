@@ -178,3 +178,41 @@ func FuzzSpool(f *testing.F) {
 		}
 	})
 }
+
+// What a terminal holds moves into a pipe in one step.
+func TestTerminalIsSpliced(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	slave, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	defer unix.Close(int(slave))
+	if _, err := unix.Write(int(slave), []byte("shown\n")); err != nil {
+		t.Fatal(err)
+	}
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	n, err := splice(fd, p[1])
+	if err == unix.EINVAL {
+		t.Skip("this kernel cannot splice from terminals: what a kill of the keeper cuts there is lost")
+	}
+	b := make([]byte, 16)
+	if err != nil || n != len("shown\r\n") {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	if n, err := unix.Read(p[0], b); err != nil || string(b[:n]) != "shown\r\n" {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+}

@@ -3,7 +3,7 @@
 //
 //	container ──stdout──► fifo ──► reader ─┬─► log file
 //	          ──stderr──► fifo ──► reader ─┤
-//	          ──terminal──────────► reader ┴─► outlets (attached peers)
+//	          ──terminal─► mover ─► fifo ► reader ┴─► outlets (attached peers)
 //	          ◄──stdin─── pipe ◄── inlets (attached peers)
 //
 // Stdout and stderr are named pipes in the container's directory that the container holds open for reading and
@@ -58,6 +58,7 @@ type Streams struct {
 
 	mu      sync.Mutex
 	stdin   *os.File // our end; the terminal's master with TTY
+	mover   *mover   // with TTY
 	readers []*reader
 	outlets map[*outlet]logs.Stream
 	inlets  map[*inlet]struct{}
@@ -73,9 +74,11 @@ func Open(cfg Config) (*Streams, error) {
 	}
 	s := newStreams(cfg, log)
 	if cfg.TTY {
-		return s, nil
+		err = s.openTerminal()
+	} else {
+		err = s.openPipes()
 	}
-	if err := s.openPipes(); err != nil {
+	if err != nil {
 		s.Finish()
 		return nil, err
 	}
@@ -87,6 +90,18 @@ func newStreams(cfg Config, log *logFile) *Streams {
 		cfg: cfg, log: log, spools: map[logs.Stream]*spool{},
 		outlets: map[*outlet]logs.Stream{}, inlets: map[*inlet]struct{}{},
 	}
+}
+
+// openTerminal makes the pipe that is between a terminal and its log. Streams without a directory are of nothing.
+func (s *Streams) openTerminal() error {
+	if s.cfg.Dir == "" {
+		return nil
+	}
+	path := filepath.Join(s.cfg.Dir, string(logs.Stdout))
+	if err := makeFifo(path); err != nil {
+		return fmt.Errorf("make %s: %w", logs.Stdout, err)
+	}
+	return s.listen(path, logs.Stdout)
 }
 
 func (s *Streams) openPipes() error {
@@ -130,13 +145,13 @@ func Resume(cfg Config, ours *os.File, peers ...Peer) (*Streams, error) {
 		cfg.Warn(err)
 	}
 	s := newStreams(cfg, log)
+	streams := []logs.Stream{logs.Stdout, logs.Stderr}
 	if cfg.TTY {
-		s.log.resume()
-		s.Begin(ours, peers...)
-		return s, nil
+		streams = streams[:1]
+	} else {
+		s.stdin, ours = ours, nil
 	}
-	s.stdin = ours
-	for _, stream := range []logs.Stream{logs.Stdout, logs.Stderr} {
+	for _, stream := range streams {
 		if err := s.listen(filepath.Join(cfg.Dir, string(stream)), stream); err != nil {
 			s.Finish()
 			return nil, err
@@ -147,7 +162,7 @@ func Resume(cfg Config, ours *os.File, peers ...Peer) (*Streams, error) {
 		return nil, err
 	}
 	s.log.resume()
-	s.Begin(nil, peers...)
+	s.Begin(ours, peers...)
 	return s, nil
 }
 
@@ -158,11 +173,8 @@ func (s *Streams) Ours() *os.File {
 	return s.stdin
 }
 
-// Pipes are our ends of stdout and stderr: while somebody has them open, what is in them is kept. None with TTY.
+// Pipes are our ends of stdout and stderr: while somebody has them open, what is in them is kept.
 func (s *Streams) Pipes() []*os.File {
-	if s.cfg.TTY {
-		return nil
-	}
 	var out []*os.File
 	for _, r := range s.readers {
 		out = append(out, r.file)
@@ -197,7 +209,7 @@ func (s *Streams) listen(path string, stream logs.Stream) error {
 }
 
 func (s *Streams) read(f *os.File, stream logs.Stream) {
-	s.readers = append(s.readers, newReader(f, s.cfg.TTY, s.spools[stream], func(chunk []byte) { s.deliver(stream, chunk) }))
+	s.readers = append(s.readers, newReader(f, s.spools[stream], func(chunk []byte) { s.deliver(stream, chunk) }))
 }
 
 // Child is what the container's init gets as its streams. All nil with TTY.
@@ -207,13 +219,18 @@ func (s *Streams) Child() (stdin, stdout, stderr *os.File) {
 
 // Begin starts to copy, when the init holds its ends. The master is that of its terminal, and ours from now on.
 func (s *Streams) Begin(master *os.File, peers ...Peer) {
-	s.closeChild()
+	closeChild(&s.child)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun = true
 	if master != nil {
 		s.stdin = master
-		s.read(master, logs.Stdout)
+		if m, err := openMover(master, filepath.Join(s.cfg.Dir, string(logs.Stdout))); err == nil {
+			s.mover = m
+			s.running.Go(m.run)
+		} else {
+			s.cfg.Warn(fmt.Errorf("terminal is not logged: %w", err))
+		}
 	}
 	for _, r := range s.readers {
 		s.running.Go(r.run)
@@ -221,13 +238,9 @@ func (s *Streams) Begin(master *os.File, peers ...Peer) {
 	s.adopt(peers)
 }
 
-func (s *Streams) closeChild() {
-	for i, f := range s.child {
-		if f != nil {
-			f.Close()
-			s.child[i] = nil
-		}
-	}
+func closeChild(child *[3]*os.File) {
+	closeAll(child[:])
+	*child = [3]*os.File{}
 }
 
 // deliver is called by one reader at a time per stream.
@@ -347,15 +360,18 @@ func (s *Streams) Reopen() error {
 // Finish is called when the init has exited. When it returns, all that the init wrote is in the log, and attached
 // peers get the rest and the end of their streams.
 func (s *Streams) Finish() {
-	s.closeChild()
+	closeChild(&s.child)
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
 		return
 	}
 	s.ended = true
-	readers, begun := s.readers, s.begun
+	readers, begun, mover := s.readers, s.begun, s.mover
 	s.mu.Unlock()
+	if mover != nil {
+		mover.finish()
+	}
 	for _, r := range readers {
 		if begun {
 			r.finish()
