@@ -35,6 +35,9 @@ type Config struct {
 	BootstrapKubeconfig string
 	// CertDir holds the certificates that the cluster signs for this node; empty means RootDir/pki.
 	CertDir string
+	// CredentialProviderConfig is a file that names plugins for registry credentials, which are in CredentialProviderDir.
+	// Optional.
+	CredentialProviderConfig, CredentialProviderDir string
 	// Endpoint of the container runtime: unix:///run/skiff/cri.sock. When empty, the configuration's
 	// containerRuntimeEndpoint.
 	Endpoint string

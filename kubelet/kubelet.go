@@ -20,6 +20,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/certificate"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/event"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
@@ -118,8 +119,13 @@ func (k *Kubelet) newRuntime() error {
 	if k.spec.UserNamespace, err = userNamespaces(k); err != nil {
 		return err
 	}
+	plugins, err := credentials.Load(k.cfg.CredentialProviderConfig, k.cfg.CredentialProviderDir, k.log)
+	if err != nil {
+		return err
+	}
 	k.runtime, err = runtime.New(runtime.Config{
-		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
+		Credentials: plugins.For,
+		Endpoint:    k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },

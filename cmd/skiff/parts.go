@@ -115,6 +115,8 @@ func kubeletCommand() *cobra.Command {
 	f.StringVar(&dropIns, "config-dir", "", "directory of drop-ins (*.conf) that are merged over the file")
 	f.StringVar(&k.Kubeconfig, "kubeconfig", "", "identity towards the API server; without one only static pods run")
 	f.StringVar(&k.BootstrapKubeconfig, "bootstrap-kubeconfig", "", "bootstrap token, by which the node gets the credentials in --kubeconfig")
+	f.StringVar(&k.CredentialProviderConfig, "image-credential-provider-config", "", "CredentialProviderConfig file: plugins for registry credentials")
+	f.StringVar(&k.CredentialProviderDir, "image-credential-provider-bin-dir", "", "directory of those plugins")
 	f.StringVar(&k.NodeName, "hostname-override", "", "name of the node (default the host name)")
 	f.StringVar(&ip, "node-ip", "", "addresses of the node, the preferred one first, separated by commas")
 	f.StringVar(&labels, "node-labels", "", "labels that the node registers with, as a=b,c=d")

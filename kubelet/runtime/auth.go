@@ -4,13 +4,14 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"path"
 	"sort"
 	"strings"
 
 	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/credentials"
 )
 
 // login is one entry of a docker configuration.
@@ -18,8 +19,8 @@ type login struct {
 	Username, Password, Auth, IdentityToken string
 }
 
-// credentials lists what to try for an image: the pod's pull secrets whose registry fits, the most specific first, or
-// nothing at all (the runtime's own configuration may still have some).
+// credentials lists what to try for an image: the pod's pull secrets whose registry fits, the most specific first,
+// then what plugins know, or nothing at all (the runtime's own configuration may still have some).
 func (r puller) credentials(ctx context.Context, image string) []*cri.AuthConfig {
 	var list []*cri.AuthConfig
 	for _, ref := range r.pod.Spec.ImagePullSecrets {
@@ -30,6 +31,13 @@ func (r puller) credentials(ctx context.Context, image string) []*cri.AuthConfig
 			continue
 		}
 		list = append(list, fitting(logins(secret), image)...)
+	}
+	if r.cfg.Credentials != nil {
+		more := map[string]login{}
+		for key, l := range r.cfg.Credentials(ctx, image) {
+			more[key] = login{Username: l.Username, Password: l.Password}
+		}
+		list = append(list, fitting(more, image)...)
 	}
 	if len(list) == 0 {
 		list = append(list, nil)
@@ -60,7 +68,7 @@ func fitting(all map[string]login, image string) []*cri.AuthConfig {
 	}
 	var keys []string
 	for key := range all {
-		if fits(key, named.Name()) {
+		if credentials.Match(key, named.Name()) {
 			keys = append(keys, key)
 		}
 	}
@@ -75,25 +83,6 @@ func fitting(all map[string]login, image string) []*cri.AuthConfig {
 		list = append(list, all[key].config(key))
 	}
 	return list
-}
-
-// fits tells whether a key of a docker configuration (https://host/v1/, host, *.host, host/path) covers the repository.
-func fits(key, repository string) bool {
-	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
-	key = strings.TrimSuffix(key, "/")
-	key = strings.TrimSuffix(strings.TrimSuffix(key, "/v1"), "/v2")
-	if key == "index.docker.io" {
-		key = "docker.io"
-	}
-	keyHost, keyPath, _ := strings.Cut(key, "/")
-	host, repo, _ := strings.Cut(repository, "/")
-	if strings.Count(keyHost, ".") != strings.Count(host, ".") {
-		return false
-	}
-	if ok, err := path.Match(keyHost, host); err != nil || !ok {
-		return false
-	}
-	return keyPath == "" || repo == keyPath || strings.HasPrefix(repo, strings.TrimSuffix(keyPath, "/")+"/")
 }
 
 func (l login) config(server string) *cri.AuthConfig {

@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/volume"
 )
@@ -55,6 +56,8 @@ type Config struct {
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Events         Events
+	// Credentials asks plugins about an image. Optional.
+	Credentials func(ctx context.Context, image string) map[string]credentials.Login
 	// PullRate is how many pulls may begin per second, and PullBurst how many at once; zero means no limit.
 	PullRate, PullBurst int
 	// ParallelPulls bounds how many images are pulled at once; zero means 5.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -166,21 +167,26 @@ spec:
   - name: c
     image: localhost/skiff/busybox:v1
     command: [sh, -c, "exec sleep 1000"]
-    lifecycle: {postStart: {exec: {command: [sh, -c, "until test -e /go; do sleep 0.1; done"]}}}
+    lifecycle: {postStart: {exec: {command: [sh, -c, "touch /v/begun; until test -e /v/go; do sleep 0.1; done"]}}}
+    volumeMounts: [{name: v, mountPath: /v}]
+  volumes: [{name: v, emptyDir: {}}]
 `
 
 // postStart: as long as the hook runs the container is not shown as running.
 func postStart(t *testing.T, h *harness.Host) {
 	manifest(t, h, postStartPod)
-	node := "localhost/skiff/busybox:v1"
-	harness.Eventually(t, 60*time.Second, "the container runs", func() (bool, string) {
-		out, err := h.Run("sh", "-c", "ls -d /proc/[0-9]*/root/go 2>/dev/null; pgrep -f 'until test -e /go'")
-		return err == nil && strings.TrimSpace(out) != "", out
+	uid := strings.TrimSpace(h.Kubectl("get", "pod", "slowly", "-o", "jsonpath={.metadata.uid}"))
+	volume := h.Path("/var/lib/skiff/kubelet/pods/" + uid + "/volumes/kubernetes.io~empty-dir/v/")
+	harness.Eventually(t, 60*time.Second, "the hook runs", func() (bool, string) {
+		_, err := os.Stat(volume + "begun")
+		return err == nil, fmt.Sprint(err)
 	})
 	if got := strings.TrimSpace(h.Kubectl("get", "pod", "slowly", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.reason}")); got != "Pending ContainerCreating" {
-		t.Errorf("while the hook runs: %q (%s)", got, node)
+		t.Errorf("while the hook runs: %q", got)
 	}
-	h.MustRun("sh", "-c", "for p in $(pgrep -f 'until test -e /go'); do touch /proc/$p/root/go; done")
+	if err := os.WriteFile(volume+"go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	h.Kubectl("wait", "--for=condition=Ready", "pod/slowly", "--timeout=60s")
 	h.Kubectl("delete", "pod", "slowly", "--timeout=60s")
 }
