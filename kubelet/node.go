@@ -31,8 +31,9 @@ func (k *Kubelet) newNode() error {
 			ProviderID: k.cfg.ProviderID, Port: c.Port, KubeletVersion: k.cfg.Version},
 		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, Reserved: k.facts.reserved},
 		Runtime:  calls, Images: images,
-		MaxImages: int(*c.NodeStatusMaxImages),
-		PodCIDRs:  podCIDRs(calls), Pressure: k.guard.pressure, Problems: k.guard.problems,
+		MaxImages:    int(*c.NodeStatusMaxImages),
+		VolumesInUse: k.volumes.inUse,
+		PodCIDRs:     podCIDRs(calls), Pressure: k.guard.pressure, Problems: k.guard.problems,
 		Event: func(kind, reason, message string) {
 			k.events.Node(k.cfg.NodeName, kind, reason, message)
 		},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
@@ -32,6 +33,10 @@ func (c *Collector) summaryPage(w http.ResponseWriter, r *http.Request) {
 	}
 	if only, _ := strconv.ParseBool(r.URL.Query().Get("only_cpu_and_memory")); only {
 		s = cpuAndMemory(s)
+	} else {
+		for i := range s.Pods {
+			s.Pods[i].VolumeStats = c.cfg.Volumes(r.Context(), types.UID(s.Pods[i].PodRef.UID))
+		}
 	}
 	data, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
@@ -222,7 +227,7 @@ func cadvisorSpec(t *text, limits v1.ResourceList, labels []string) {
 }
 
 // kubeletPage is about the kubelet's process and how much it looks after.
-func (c *Collector) kubeletPage(w http.ResponseWriter, _ *http.Request) {
+func (c *Collector) kubeletPage(w http.ResponseWriter, r *http.Request) {
 	t := newText()
 	t.describe("go_goroutines", gauge, "Number of goroutines that currently exist.")
 	t.describe("kubelet_node_name", gauge, "[ALPHA] The node's name. The count is always 1.")
@@ -253,6 +258,7 @@ func (c *Collector) kubeletPage(w http.ResponseWriter, _ *http.Request) {
 	for state, n := range states {
 		t.add("kubelet_running_containers", float64(n), time.Time{}, "container_state", state)
 	}
+	c.claims(r.Context(), t)
 	process(t, c.started)
 	w.Header().Set("Content-Type", contentType)
 	t.writeTo(w)

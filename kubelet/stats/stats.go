@@ -20,6 +20,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -42,6 +43,9 @@ type Config struct {
 	Images  runtimeapi.ImageServiceClient
 	// Pods lists the pods of the node, for limits and start times. May be nil.
 	Pods func() []*v1.Pod
+	// Volumes tells how full the volumes of a pod are. It is asked for the summary and for the kubelet's own metrics only.
+	// May be nil.
+	Volumes func(ctx context.Context, uid types.UID) []v1alpha1.VolumeStats
 }
 
 // Collector measures when asked. It is safe for concurrent use.
@@ -66,6 +70,9 @@ func New(cfg Config) (*Collector, error) {
 	}
 	if cfg.Pods == nil {
 		cfg.Pods = func() []*v1.Pod { return nil }
+	}
+	if cfg.Volumes == nil {
+		cfg.Volumes = func(context.Context, types.UID) []v1alpha1.VolumeStats { return nil }
 	}
 	return &Collector{cfg: cfg, started: time.Now()}, nil
 }

@@ -13,6 +13,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -65,7 +66,11 @@ func newTest(t *testing.T) (*Collector, *cri) {
 	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u1"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app", Image: `im"age`,
 		Resources: v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("1Mi")}}}}},
 		Status: v1.PodStatus{Phase: v1.PodRunning, ContainerStatuses: []v1.ContainerStatus{{State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}}}
-	c, err := New(Config{NodeName: "n1", Root: "/", Runtime: rt, Images: rt, Pods: func() []*v1.Pod { return []*v1.Pod{pod} }})
+	seven := uint64(7)
+	volumes := func(context.Context, types.UID) []v1alpha1.VolumeStats {
+		return []v1alpha1.VolumeStats{{Name: "data", FsStats: v1alpha1.FsStats{UsedBytes: &seven}, PVCRef: &v1alpha1.PVCReference{Namespace: "ns", Name: "cargo"}}}
+	}
+	c, err := New(Config{NodeName: "n1", Root: "/", Runtime: rt, Images: rt, Pods: func() []*v1.Pod { return []*v1.Pod{pod} }, Volumes: volumes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +124,8 @@ func TestMetrics(t *testing.T) {
 			`container_network_receive_bytes_total{container="",id="/kubepods/podu1",image="",interface="eth0",name="",namespace="ns",pod="web"} 7`,
 			`container_spec_cpu_quota{container="app",`, `container_spec_memory_limit_bytes{`, "machine_cpu_cores "},
 		"/metrics": {`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 1\n", `kubelet_running_containers{container_state="running"} 1`,
-			"process_resident_memory_bytes "},
+			"process_resident_memory_bytes ", `kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="cargo"} 7`},
+		"/stats/summary": {`"name": "data"`, `"usedBytes": 7`},
 	} {
 		_, body := page(t, c, path)
 		for _, line := range want {

@@ -30,6 +30,8 @@ type Config struct {
 	Claims Claims
 	// Period is how often the content of live volumes is checked; 0 means 60 s, upstream's sync frequency.
 	Period time.Duration
+	// UsageAge is how old an answer of Usage may be; 0 means 60 s, upstream's volumeStatsAggPeriod.
+	UsageAge time.Duration
 	// Log receives failures of refreshes. May be nil.
 	Log *slog.Logger
 }
@@ -52,6 +54,8 @@ type podState struct {
 	// claims are those found so far, by the name of the pod's volume. A container that is started again needs no API
 	// server for them. Guarded by busy.
 	claims map[string]*Claimed
+	placed map[string]placed // by the name of the pod's volume; guarded by the manager's mutex
+	usage  usage
 }
 
 // New returns a manager of the pods below cfg.Root, which need not exist yet.
@@ -61,6 +65,9 @@ func New(cfg Config) (*Manager, error) {
 	}
 	if cfg.Period == 0 {
 		cfg.Period = time.Minute
+	}
+	if cfg.UsageAge == 0 {
+		cfg.UsageAge = time.Minute
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -91,7 +98,7 @@ func (m *Manager) Setup(ctx context.Context, pod *v1.Pod) (map[string]Place, err
 	m.mu.Lock()
 	state.pod = pod
 	m.mu.Unlock()
-	s := &setup{cfg: &m.cfg, pod: pod, state: state, dir: m.Dir}
+	s := &setup{Manager: m, pod: pod, state: state}
 	return s.all(ctx, false)
 }
 
@@ -188,7 +195,7 @@ func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
 	if pod == nil {
 		return nil
 	}
-	s := &setup{cfg: &m.cfg, pod: pod, state: state, dir: m.Dir}
+	s := &setup{Manager: m, pod: pod, state: state}
 	_, err = s.all(ctx, true)
 	return err
 }
@@ -253,7 +260,7 @@ func (m *Manager) acquire(ctx context.Context, uid types.UID) (*podState, error)
 		m.mu.Lock()
 		s := m.pods[uid]
 		if s == nil {
-			s = &podState{busy: make(chan struct{}, 1), claims: map[string]*Claimed{}}
+			s = &podState{busy: make(chan struct{}, 1), claims: map[string]*Claimed{}, placed: map[string]placed{}}
 			m.pods[uid] = s
 		}
 		m.mu.Unlock()

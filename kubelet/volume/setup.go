@@ -8,17 +8,15 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // setup is one pass over the volumes of a pod. The pod's turn is held meanwhile.
 type setup struct {
-	cfg   *Config
+	*Manager
 	pod   *v1.Pod
 	state *podState
-	dir   func(uid types.UID, kind, volume string) string
 
-	mu     sync.Mutex
+	result sync.Mutex // guards what follows, and the claims of state while volumes are set up beside each other
 	places map[string]Place
 	failed []error
 }
@@ -66,9 +64,9 @@ func (s *setup) all(ctx context.Context, refresh bool) (map[string]Place, error)
 
 // claim sets up a persistentVolumeClaim or ephemeral volume. A refresh asks the API anew: the volume may have grown.
 func (s *setup) claim(ctx context.Context, vol *v1.Volume, refresh bool) {
-	s.mu.Lock()
+	s.result.Lock()
 	found := s.state.claims[vol.Name]
-	s.mu.Unlock()
+	s.result.Unlock()
 	if found == nil || refresh {
 		fresh, err := s.resolve(ctx, vol)
 		if err != nil {
@@ -76,9 +74,9 @@ func (s *setup) claim(ctx context.Context, vol *v1.Volume, refresh bool) {
 			return
 		}
 		found = fresh
-		s.mu.Lock()
+		s.result.Lock()
 		s.state.claims[vol.Name] = fresh
-		s.mu.Unlock()
+		s.result.Unlock()
 	}
 	src := &found.Volume.Spec.PersistentVolumeSource
 	kind := s.kind(func(k Kind) bool { p, ok := k.(Persistent); return ok && p.HandlesPersistent(src) })
@@ -135,7 +133,7 @@ func (s *setup) one(ctx context.Context, kind Kind, req Request, refresh bool) {
 	if _, live := kind.(Live); refresh && !live {
 		return
 	}
-	req.Dir = s.dir(s.pod.UID, kind.Name(), req.Name())
+	req.Dir = s.Dir(s.pod.UID, kind.Name(), req.Name())
 	place, err := kind.Setup(ctx, req)
 	var named *SetupError
 	switch {
@@ -147,13 +145,16 @@ func (s *setup) one(ctx context.Context, kind Kind, req Request, refresh bool) {
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.state.placed[req.Volume.Name] = placed{kind, req, place}
+	s.mu.Unlock()
+	s.result.Lock()
+	defer s.result.Unlock()
 	s.places[req.Volume.Name] = place
 }
 
 func (s *setup) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.result.Lock()
+	defer s.result.Unlock()
 	s.failed = append(s.failed, err)
 }
 

@@ -164,8 +164,21 @@ func TestSetupAndTeardown(t *testing.T) {
 	if _, err := os.Stat(paths["mem"].Path + "/kept"); err != nil {
 		t.Errorf("the second setup lost content: %v", err)
 	}
+	if err := os.WriteFile(paths["disk"].Path+"/large", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]uint64{}
+	for _, v := range w.Usage(t.Context(), pod.UID) {
+		used[v.Name] = *v.UsedBytes
+	}
+	if len(used) != 6 || used["disk"] < 1<<20 || used["disk"] > 2<<20 || used["mem"] > 1<<20 {
+		t.Errorf("usage %v", used)
+	}
 	if err := w.Teardown(t.Context(), pod.UID); err != nil {
 		t.Fatal(err)
+	}
+	if got := w.Usage(t.Context(), pod.UID); got != nil {
+		t.Errorf("a pod that is gone uses %v", got)
 	}
 	if _, err := os.Stat(w.PodDir(pod.UID)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pod directory: %v", err)

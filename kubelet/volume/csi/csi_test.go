@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-node/skiff/kubelet/volume"
@@ -46,6 +47,10 @@ func TestTwoPodsShareAVolumeAndAKubeletThatStartsAgainAsksForNothing(t *testing.
 	}
 	if at, err := w.Setup(t.Context(), two); err != nil || !at["data"].ReadOnly {
 		t.Fatalf("%+v, %v", at, err)
+	}
+	use := w.Usage(t.Context(), one.UID)
+	if len(use) != 1 || use[0].Name != "data" || *use[0].PVCRef != (v1alpha1.PVCReference{Namespace: "ns", Name: "a"}) || *use[0].CapacityBytes != 1<<30 || *use[0].UsedBytes != 1<<29 || *use[0].InodesFree != 99 {
+		t.Errorf("usage %+v", use)
 	}
 	v, _ := w.driver.Volume("h-a")
 	p := v.Published[target]

@@ -76,12 +76,9 @@ func (s *setup) target() string {
 // intent is the entry that tells of this volume.
 func (s *setup) intent() entry {
 	e := entry{Name: s.vol.Name, Handle: s.vol.Handle, Driver: s.vol.Driver, Node: s.cfg.Node, Lifecycle: "Persistent",
-		Attachment: attachmentName(s.vol, s.cfg.Node)}
+		Attachment: attachmentName(s.vol, s.cfg.Node), Mode: mode(s.vol)}
 	if s.vol.Inline {
 		e.Lifecycle = "Ephemeral"
-	}
-	if s.vol.Block {
-		e.Mode = "Block"
 	}
 	return e
 }

@@ -15,6 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
+	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
 // Kind sets up emptyDir volumes.
@@ -57,6 +58,14 @@ func (k Kind) Setup(_ context.Context, req volume.Request) (volume.Place, error)
 		return place, err
 	}
 	return place, setReady(req)
+}
+
+// Measure implements volume.Measurer.
+func (Kind) Measure(_ context.Context, req volume.Request, at volume.Place) (v1alpha1.FsStats, error) {
+	if req.Volume.EmptyDir.Medium == v1.StorageMediumDefault {
+		return volume.MeasureTree(at.Path)
+	}
+	return volume.MeasureFS(at.Path)
 }
 
 // mark is the file that says that the volume is complete, where upstream has it.

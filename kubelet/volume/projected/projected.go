@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/volume/atomic"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
 // defaultMode is the mode of files whose volume names none. The API server fills it in; static pods may lack it.
@@ -141,6 +142,14 @@ func (k *kind) Setup(ctx context.Context, req volume.Request) (volume.Place, err
 	}
 	_, err = atomic.Write(req.Dir, files, req.FSGroup())
 	return place, err
+}
+
+// Measure implements volume.Measurer.
+func (k *kind) Measure(_ context.Context, _ volume.Request, at volume.Place) (v1alpha1.FsStats, error) {
+	if k.disk {
+		return volume.MeasureTree(at.Path)
+	}
+	return volume.MeasureFS(at.Path)
 }
 
 // collect reads all sources. Later sources win where paths collide. All failures are returned together.

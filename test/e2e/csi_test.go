@@ -1,0 +1,248 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skiff-node/skiff/kubelet/volume/csi/csitest"
+	"github.com/skiff-node/skiff/test/harness"
+)
+
+// csiDriver is set in the environment of the process that is the CSI driver of a host: this program, started again inside it.
+const csiDriver = "SKIFF_E2E_CSI_DRIVER"
+
+const diskDriver = "disk.example.org"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(csiDriver) == "" {
+		os.Exit(m.Run())
+	}
+	if err := runDriver(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// driverState is what the driver answers to each line it reads.
+type driverState struct{ InUse, Misuse []string }
+
+// runDriver is a driver of the node: it really mounts, and registers as any driver does.
+func runDriver(in io.Reader, out io.Writer) error {
+	const root = "/var/lib/skiff/kubelet"
+	for _, dir := range []string{"/plugins/" + diskDriver, "/plugins_registry"} {
+		if err := os.MkdirAll(root+dir, 0o750); err != nil {
+			return err
+		}
+	}
+	d, err := csitest.Start(root+"/plugins/"+diskDriver+"/csi.sock", csitest.Options{Name: diskDriver, Dir: "/var/lib/skiff/disks", MaxVolumes: 7, Node: csitest.Staging()})
+	if err != nil {
+		return err
+	}
+	defer d.Stop()
+	for _, id := range []string{"disk-1", "disk-2"} {
+		if err := d.Provision(id, 1<<30); err != nil {
+			return err
+		}
+	}
+	if err := d.Announce(root + "/plugins_registry/" + diskDriver + "-reg.sock"); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		if err := json.NewEncoder(out).Encode(driverState{d.InUse(), d.Misuse()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startDriver starts the driver in the host and returns how to ask it for its state.
+func startDriver(t *testing.T, h *harness.Host) func() driverState {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := h.Command(context.Background(), self)
+	cmd.Env = append(cmd.Env, csiDriver+"=1")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close() // upon which it ends
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the CSI driver: %v", err)
+		}
+	})
+	answers := json.NewDecoder(out)
+	return func() driverState {
+		t.Helper()
+		if _, err := fmt.Fprintln(in); err != nil {
+			t.Fatal(err)
+		}
+		var st driverState
+		if err := answers.Decode(&st); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+}
+
+// disks are a driver, two persistent volumes of it and one that is a directory of the node, and claims: one by name, one that a
+// pod's ephemeral volume makes.
+const disks = `
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {name: disk.example.org}
+spec: {attachRequired: false, podInfoOnMount: true, fsGroupPolicy: File, volumeLifecycleModes: [Persistent, Ephemeral]}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk-1}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOncePod]
+  storageClassName: by-name
+  csi: {driver: disk.example.org, volumeHandle: disk-1}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk-2}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: scratch
+  persistentVolumeReclaimPolicy: Retain
+  csi: {driver: disk.example.org, volumeHandle: disk-2}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: shelf}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: shelf
+  local: {path: /var/lib/skiff/shelf}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}]}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: cargo}
+spec: {storageClassName: by-name, accessModes: [ReadWriteOncePod], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: shelf}
+spec: {storageClassName: shelf, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+`
+
+// loadedPod writes to all of them.
+const loadedPod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: loaded}
+spec:
+  securityContext: {fsGroup: 4242}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: shell
+    image: localhost/skiff/busybox:v1
+    command: [sh, -c, "exec sleep 1000"]
+    volumeMounts:
+    - {name: cargo, mountPath: /cargo}
+    - {name: cargo, mountPath: /log, subPath: log}
+    - {name: scratch, mountPath: /scratch}
+    - {name: inline, mountPath: /inline}
+    - {name: shelf, mountPath: /shelf}
+  volumes:
+  - {name: cargo, persistentVolumeClaim: {claimName: cargo}}
+  - {name: shelf, persistentVolumeClaim: {claimName: shelf}}
+  - {name: inline, csi: {driver: disk.example.org}}
+  - name: scratch
+    ephemeral:
+      volumeClaimTemplate:
+        spec: {storageClassName: scratch, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+`
+
+// TestCSI has a pod with volumes of a CSI driver that appears after the pod, kills the node's daemon under it, and sees the
+// volumes go and their content stay.
+func TestCSI(t *testing.T) {
+	h := harness.NewHost(t)
+	h.Up()
+	h.MustRun("mkdir", "-p", "/var/lib/skiff/shelf")
+	manifest(t, h, disks)
+	manifest(t, h, loadedPod)
+	harness.Eventually(t, 60*time.Second, "an event names the driver that is missing", func() (bool, string) {
+		out, err := h.Skiff("kubectl", "get", "events", "--field-selector", "reason=FailedMount", "-o", "jsonpath={.items[*].message}")
+		return err == nil && strings.Contains(out, `MountVolume.MountDevice failed for volume "disk-1" : kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name disk.example.org not found`), out
+	})
+	state := startDriver(t, h)
+	h.Kubectl("wait", "--for=condition=Ready", "pod/loaded", "--timeout=60s")
+	node := strings.TrimSpace(h.Kubectl("get", "csinodes", "-o", "jsonpath={.items[0].spec.drivers[0].name} {.items[0].spec.drivers[0].allocatable.count}"))
+	if node != diskDriver+" 7" {
+		t.Errorf("the node's drivers: %q", node)
+	}
+	inUse := func(want bool) {
+		t.Helper()
+		harness.Eventually(t, 30*time.Second, fmt.Sprintf("the node says that the volume is in use: %v", want), func() (bool, string) {
+			out := h.Kubectl("get", "nodes", "-o", "jsonpath={.items[0].status.volumesInUse}")
+			return strings.Contains(out, "kubernetes.io/csi/disk.example.org^disk-1") == want, out
+		})
+	}
+	inUse(true)
+	sh := func(script string) string {
+		return strings.TrimSpace(h.Kubectl("exec", "loaded", "--", "sh", "-c", script))
+	}
+	sh("for d in cargo scratch inline shelf; do echo $d >/$d/file; done; echo line >/log/x")
+	if got := sh("cat /cargo/log/x; stat -c %g /cargo/file /shelf/file"); got != "line\n4242\n4242" {
+		t.Errorf("in the volume: %q", got)
+	}
+	if st := state(); len(st.InUse) != 5 || len(st.Misuse) != 0 {
+		t.Errorf("the driver: %+v", st)
+	}
+	restart(t, h)
+	if got := sh("cat /cargo/file"); got != "cargo" {
+		t.Errorf("after the node's daemon was killed: %q", got)
+	}
+	h.Kubectl("delete", "pod", "loaded", "--timeout=60s")
+	if st := state(); len(st.InUse) != 0 || len(st.Misuse) != 0 { // before the pod was gone, not after
+		t.Errorf("the pod is gone, and the driver: %+v", st)
+	}
+	inUse(false)
+	for file, want := range map[string]string{"disks/disk-1/file": "cargo", "disks/disk-1/log/x": "line", "disks/disk-2/file": "scratch", "shelf/file": "shelf"} {
+		if got, err := os.ReadFile(filepath.Join(h.Path("/var/lib/skiff"), file)); err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s: %q, %v", file, got, err)
+		}
+	}
+	mounts := h.MustRun("cat", "/proc/self/mountinfo")
+	if strings.Contains(mounts, "kubernetes.io~csi") || strings.Contains(mounts, "globalmount") || strings.Contains(mounts, "local-volume") {
+		t.Errorf("mounts left:\n%s", mounts)
+	}
+}
+
+// restart kills the node's daemon and waits until the next one has a node that is Ready.
+func restart(t *testing.T, h *harness.Host) {
+	t.Helper()
+	now := processes(t, h)
+	h.MustRun("kill", "-9", strconv.Itoa(now["skiff server"]), strconv.Itoa(now["skiff-cri"]))
+	h.Up()
+}
