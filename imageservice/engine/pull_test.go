@@ -183,9 +183,9 @@ func TestPullByDigestOnly(t *testing.T) {
 
 func TestPullIndex(t *testing.T) {
 	s := serve(t, false)
-	ours, other := small(t, imagetest.Spec{}), small(t, imagetest.Spec{Platform: ocispec.Platform{OS: "linux", Architecture: "riscv64"}})
+	other := small(t, imagetest.Spec{Platform: ocispec.Platform{OS: "linux", Architecture: "riscv64"}})
 	spec := ocispec.Platform{OS: "linux", Architecture: "amd64"}
-	ours = small(t, imagetest.Spec{Platform: spec})
+	ours := small(t, imagetest.Spec{Platform: spec})
 	index := s.pushIndex(t, "multi", "v1", map[string]imagetest.Image{"amd64": ours, "riscv64": other})
 	e := open(t, Config{Platform: &spec})
 	got := pull(t, e, s.addr+"/multi:v1")

@@ -111,7 +111,7 @@ func TestKilled(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(root, "containers")); err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
-	e = reopen(t, e) // waits for the deleting
+	reopen(t, e) // waits for the deleting
 	eventually(t, func() bool {
 		left, err := os.ReadDir(filepath.Join(root, "trash"))
 		return err == nil && len(left) == 0

@@ -144,7 +144,7 @@ func (e entry) create(body io.Reader) error {
 	h := e.h
 	var err error
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		return e.file(body)
 	case tar.TypeDir:
 		err = unix.Mkdirat(e.dir, e.base, mode(h))
