@@ -19,7 +19,7 @@ import (
 )
 
 // modules are what the tests need of Debian's kernel that is not built in; what they depend on comes with them.
-var modules = regexp.MustCompile(`/(overlay|veth|dummy|bridge|unix|nft?_[a-z0-9_]*|nf_[a-z0-9_]*|(unix|inet|tcp|udp|netlink|af_packet)_diag)\.ko$`)
+var modules = regexp.MustCompile(`/(overlay|ip6?table_filter|xt_mark|veth|dummy|bridge|unix|nft?_[a-z0-9_]*|nf_[a-z0-9_]*|(unix|inet|tcp|udp|netlink|af_packet)_diag)\.ko$`)
 
 // script is what the machine runs after its kernel. pivot_root, which containers need, does not work on the first root
 // file system, so all is moved to another one.
@@ -108,7 +108,7 @@ func judge(t *testing.T, out []byte, err error) {
 
 // fill makes the machine's root file system: busybox, the binaries with their libraries, kernel modules, the tests.
 func fill(t *testing.T, root, modulesDir string) {
-	for _, dir := range []string{"bin", "etc/criu", "sbin", "tests", "modules", "lib", "lib64", "usr/lib"} {
+	for _, dir := range []string{"bin", "etc", "sbin", "tests", "modules", "lib", "lib64", "usr/lib"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -117,8 +117,7 @@ func fill(t *testing.T, root, modulesDir string) {
 	write(t, filepath.Join(root, "etc/passwd"), "root:x:0:0::/root:/bin/sh\n", 0o644)
 	write(t, filepath.Join(root, "etc/group"), "root:x:0:\n", 0o644)
 	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost\n", 0o644)
-	// CRIU locks the network of a pod by iptables unless it is told otherwise.
-	write(t, filepath.Join(root, "etc/criu/runc.conf"), "network-lock nftables\n", 0o644)
+	xtables(t, root)
 	run := os.Getenv("VM_RUN")
 	if run == "" {
 		run = "."
@@ -139,6 +138,26 @@ func fill(t *testing.T, root, modulesDir string) {
 		libraries(t, root, filepath.Join(root, "bin", name))
 	}
 	loadModules(t, root, modulesDir)
+}
+
+// xtables is what CRIU locks the network of a pod with while it writes: iptables-restore and its extensions.
+func xtables(t *testing.T, root string) {
+	path, err := exec.LookPath("iptables-legacy-restore")
+	if err != nil {
+		return // then the test of checkpoints says what is missing
+	}
+	libraries(t, root, path)
+	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
+		command(t, "cp", "-L", path, filepath.Join(root, "bin", name))
+	}
+	found, _ := filepath.Glob("/usr/lib/*/xtables/libxt_*.so")
+	for _, extension := range found {
+		to := filepath.Join(root, extension)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		command(t, "cp", extension, to)
+	}
 }
 
 // loadModules copies the modules with what they need, and writes the order to load them in.
