@@ -5,15 +5,18 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	otelcodes "go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
@@ -80,13 +83,7 @@ func TestExport(t *testing.T) {
 		if err != nil || proto.Unmarshal(body, request) != nil {
 			t.Errorf("%s: %v", r.URL, err)
 		}
-		for _, resource := range request.ResourceSpans {
-			for _, scope := range resource.ScopeSpans {
-				for _, span := range scope.Spans {
-					got = append(got, span.Name)
-				}
-			}
-		}
+		got = append(got, names(request)...)
 	}))
 	defer server.Close()
 	tracer, err := New(t.Context(), Config{Endpoint: strings.TrimPrefix(server.URL, "http://"), Protocol: HTTP, Ratio: 1})
@@ -100,6 +97,55 @@ func TestExport(t *testing.T) {
 	if strings.Join(got, ", ") != "attach the network, runtime.v1.RuntimeService/RunPodSandbox" {
 		t.Errorf("%v", got)
 	}
+}
+
+// receiver is a collector that speaks gRPC.
+type receiver struct {
+	collector.UnimplementedTraceServiceServer
+	mu    sync.Mutex
+	spans []string
+}
+
+func (r *receiver) Export(_ context.Context, request *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.spans = append(r.spans, names(request)...)
+	return &collector.ExportTraceServiceResponse{}, nil
+}
+
+func TestExportGRPC(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, r := grpc.NewServer(), &receiver{}
+	collector.RegisterTraceServiceServer(server, r)
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
+	tracer, err := New(t.Context(), Config{Endpoint: listener.Addr().String(), Protocol: GRPC, Ratio: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	callWithStep(t.Context(), tracer, nil)
+	if err := tracer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if strings.Join(r.spans, ", ") != "attach the network, runtime.v1.RuntimeService/RunPodSandbox" {
+		t.Errorf("%v", r.spans)
+	}
+}
+
+func names(request *collector.ExportTraceServiceRequest) (out []string) {
+	for _, resource := range request.ResourceSpans {
+		for _, scope := range resource.ScopeSpans {
+			for _, span := range scope.Spans {
+				out = append(out, span.Name)
+			}
+		}
+	}
+	return out
 }
 
 func TestUnknownProtocol(t *testing.T) {

@@ -67,7 +67,8 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 		return id, nil
 	}
 	defer o.Leave()
-	defer c.guests.Hold()()
+	release := c.guests.Hold()
+	defer release()
 	o.Set(func(r *containerRecord) {
 		r.Container.ImageID, r.Container.StopSignal = image.ID, spec.StopSignal(config.StopSignal, image.Config.StopSignal)
 	})
@@ -84,6 +85,7 @@ func (c *containers) create(ctx context.Context, box sandboxRecord, config runti
 	}
 	if now, err := c.boxes.Find(box.Sandbox.ID); err != nil || now.Record().Phase == lifecycle.Removing {
 		// The sandbox went away meanwhile, and its removal may not have seen this container.
+		release()
 		return "", errors.Join(fmt.Errorf("sandbox %s is being removed: %w", box.Sandbox.ID, runtimeservice.ErrState), c.remove(ctx, o))
 	}
 	c.log.Info("container created", c.view.Keys(o.Record()))
@@ -279,7 +281,8 @@ func (c *containers) remove(ctx context.Context, o *container) error {
 	if err := c.units.Move(o, lifecycle.Remove, nil); err != nil {
 		return err
 	}
-	c.inform(ctx, hooks.RemoveContainer, o)
+	pod, unit := c.view.UnitOf(o.Record())
+	c.guests.InformHeld(ctx, hooks.RemoveContainer, pod, unit)
 	if err := c.discard(ctx, o); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}

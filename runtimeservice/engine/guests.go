@@ -20,8 +20,7 @@ type Host struct {
 // Host is the engine as its guests see it.
 func (e *Engine) Host() Host { return Host{View: e.core.view, core: e.core} }
 
-// Invite has h take part in the life of sandboxes and containers. It is called once, after Recover and before the
-// first request.
+// Invite has h take part from now on. It is called once, after Recover and before the first request.
 func (e *Engine) Invite(h hooks.Hooks, log *slog.Logger) { e.core.guests.Invite(h, log) }
 
 // inform tells who takes part of what happened to a container.

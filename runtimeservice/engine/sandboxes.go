@@ -168,7 +168,7 @@ func (s *sandboxes) stop(ctx context.Context, o *sandbox) error {
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("stop sandbox %s: %w", rec.Sandbox.ID, err)
 	}
-	s.guests.Inform(ctx, hooks.StopSandbox, s.view.PodOf(rec), nil)
+	s.guests.InformHeld(ctx, hooks.StopSandbox, s.view.PodOf(rec), nil)
 	if err := steps.Undo(ctx, s.parts.steps(o)[1:]); err != nil {
 		return fmt.Errorf("stop sandbox %s: %w", rec.Sandbox.ID, err)
 	}
@@ -218,7 +218,7 @@ func (s *sandboxes) remove(ctx context.Context, o *sandbox) error {
 			return fmt.Errorf("remove sandbox %s: %w", id, err)
 		}
 	}
-	s.guests.Inform(ctx, hooks.RemoveSandbox, s.view.PodOf(rec), nil)
+	s.guests.InformHeld(ctx, hooks.RemoveSandbox, s.view.PodOf(rec), nil)
 	last := s.view.Event(runtimeservice.EventDeleted, id, id) // watchers know the pod by its status
 	if err := s.discard(ctx, o); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", id, err)

@@ -52,10 +52,17 @@ func (g *Guests) Inform(ctx context.Context, m Moment, p Pod, u *Unit) {
 	}
 }
 
-// InformLater does not keep the caller waiting.
+// InformHeld waits for participants that are joining: they may have been shown what this is the end of. It is not for
+// callers that hold already.
+func (g *Guests) InformHeld(ctx context.Context, m Moment, p Pod, u *Unit) {
+	defer g.Hold()()
+	g.Inform(ctx, m, p, u)
+}
+
+// InformLater is InformHeld without keeping the caller waiting.
 func (g *Guests) InformLater(m Moment, p Pod, u *Unit) {
-	if !g.nobody() {
-		g.later.Go(func() { g.Inform(context.Background(), m, p, u) })
+	if g.hooks != nil {
+		g.later.Go(func() { g.InformHeld(context.Background(), m, p, u) })
 	}
 }
 

@@ -44,8 +44,8 @@ const (
 type Hooks interface {
 	// Anybody says whether somebody takes part at the moment. Nothing else is called while nobody does, but Hold.
 	Anybody() bool
-	// Hold keeps new participants from joining until the function is called: what is under way has been in their list
-	// or will be told to them.
+	// Hold keeps new participants from joining until the function is called, which it may be more than once: what is
+	// under way has been in their list or will be told to them. Who holds must not hold again.
 	Hold() (release func())
 	// Tell says what is about to happen or has happened. The unit is nil when it concerns the pod.
 	Tell(ctx context.Context, m Moment, p Pod, u *Unit) error

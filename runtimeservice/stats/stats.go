@@ -64,6 +64,9 @@ func (r *reader) v1(root cgroup.Root, path string, u *runtimeservice.Usage) {
 	if both := r.number(filepath.Join(memory, "memory.memsw.usage_in_bytes")); both.Known && usage.Known {
 		u.Swap.Usage = known(minus(both.Value, usage.Value))
 	}
+	if most := r.number(filepath.Join(memory, "memory.memsw.limit_in_bytes")); most.Known && most.Value <= unlimitedV1 && limit.Known && u.Swap.Usage.Known {
+		u.Swap.Available = known(minus(minus(most.Value, limit.Value), u.Swap.Usage.Value))
+	}
 	u.Processes = r.number(filepath.Join(root.Controller("pids", path), "pids.current"))
 }
 

@@ -40,6 +40,8 @@ func TestV1(t *testing.T) {
 5000
 -- memory/pod/c/memory.memsw.usage_in_bytes --
 1300
+-- memory/pod/c/memory.memsw.limit_in_bytes --
+7000
 -- memory/pod/c/memory.stat --
 cache 600
 total_rss 400
@@ -55,7 +57,7 @@ total_inactive_file 100
 	}
 	m := u.Memory
 	if u.CPU.CoreNanoseconds != is(123456789) || m.WorkingSet != is(900) || m.Available != is(4100) || m.RSS != is(400) ||
-		m.PageFaults != is(7) || m.MajorPageFaults != is(2) || u.Swap.Usage != is(300) || u.Processes != is(3) || u.CPU.PSI != nil {
+		m.PageFaults != is(7) || m.MajorPageFaults != is(2) || u.Swap.Usage != is(300) || u.Swap.Available != is(1700) || u.Processes != is(3) || u.CPU.PSI != nil {
 		t.Errorf("%+v", u)
 	}
 }
