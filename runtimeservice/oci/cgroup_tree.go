@@ -62,20 +62,25 @@ func load(root, id string) (*libcontainer.Container, error) {
 		return nil, err
 	}
 	config := c.Config()
-	for i, m := range config.Mounts {
+	return c, unplantCgroups(config.Mounts)
+}
+
+// unplantCgroups puts back what plantCgroups has replaced.
+func unplantCgroups(mounts []*configs.Mount) error {
+	for i, m := range mounts {
 		flags, ok := strings.CutPrefix(m.Data, treeData)
 		if !ok {
 			continue
 		}
 		n, err := strconv.Atoi(flags)
 		if err != nil {
-			return nil, fmt.Errorf("mount %s: data %q: %w", m.Destination, m.Data, err)
+			return fmt.Errorf("mount %s: data %q: %w", m.Destination, m.Data, err)
 		}
-		config.Mounts[i] = &configs.Mount{
+		mounts[i] = &configs.Mount{
 			Device: "cgroup", Source: "cgroup", Destination: m.Destination, Flags: n, PropagationFlags: m.PropagationFlags,
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // branch is one hierarchy in the tree.
