@@ -14,7 +14,7 @@ import (
 
 // Checkpoint has CRIU write the container into the directory images. The container runs on.
 func (n *Native) Checkpoint(_ context.Context, id, images string) error {
-	c, err := libcontainer.Load(n.root, id)
+	c, err := load(n.root, id)
 	if err != nil {
 		return fmt.Errorf("load container: %w", err)
 	}

@@ -88,13 +88,13 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 	if err != nil {
 		return Created{}, err
 	}
+	if req.Restore != "" {
+		return n.restore(req, c, config, process)
+	}
 	if tree, err := plantCgroups(config); err != nil {
 		n.log.Debug("the init mounts cgroups by itself", "error", err)
 	} else if tree != nil {
 		defer func() { go tree.Close() }() // the kernel takes its time to take a mount down
-	}
-	if req.Restore != "" {
-		return n.restore(req, c, config, process)
 	}
 	started, err := start(c, process, req.IO)
 	if err != nil {
