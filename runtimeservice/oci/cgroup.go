@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/systemd"
 	"golang.org/x/sys/unix"
 )
 
@@ -113,6 +114,7 @@ func cgroupsOf(pid int) (map[string]string, error) {
 // cgroupsAt are the directories of a cgroup by its path, as far as they exist: a virtual machine has those of its pod.
 func cgroupsAt(path string) map[string]string {
 	dirs := map[string]string{}
+	path = cgroupPath(path)
 	add := func(controller, mount string) {
 		dir := filepath.Join(mount, path)
 		if _, err := os.Stat(dir); err == nil {
@@ -129,4 +131,20 @@ func cgroupsAt(path string) map[string]string {
 		}
 	}
 	return dirs
+}
+
+// cgroupPath is the path of a specification's cgroup, which for systemd is written "slice:prefix:name".
+func cgroupPath(path string) string {
+	parts := strings.Split(path, ":")
+	if len(parts) != 3 {
+		return path
+	}
+	if parts[0] == "" {
+		parts[0] = "system.slice"
+	}
+	slice, err := systemd.ExpandSlice(parts[0])
+	if err != nil {
+		return path // the runtime has refused it
+	}
+	return filepath.Join(slice, parts[1]+"-"+parts[2]+".scope")
 }

@@ -119,3 +119,15 @@ func TestNewProcess(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+func TestCgroupPath(t *testing.T) {
+	for path, want := range map[string]string{
+		"/skiff/pods/x/y":                   "/skiff/pods/x/y",
+		"kubepods-besteffort.slice:skiff:y": "/kubepods.slice/kubepods-besteffort.slice/skiff-y.scope",
+		":skiff:y":                          "/system.slice/skiff-y.scope",
+	} {
+		if got := cgroupPath(path); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
