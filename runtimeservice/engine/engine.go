@@ -144,7 +144,7 @@ func assemble(c *core) *Engine {
 func (e *Engine) Service() runtimeservice.Service {
 	c := e.core
 	return runtimeservice.Service{
-		Sandboxes: e.sandboxes, Containers: e.containers, Processes: &session.Sessions{Runtime: finder{e.core}},
+		Sandboxes: e.sandboxes, Containers: e.containers, Processes: &session.Sessions{Runtime: session.Finder{View: e.core.view, Link: &e.core.link}},
 		Meters: e.meters, Events: &e.core.hub, Node: &node{core: e.core}, Inspector: e.core.view,
 		Checkpoints: &checkpoint.Checkpoints{
 			Runtime:   frozen.Containers{Units: c.units, Cgroups: c.cgroups, Link: &c.link, Dir: c.containerDir, Copies: c.copiesDir},
