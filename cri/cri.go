@@ -74,7 +74,7 @@ func New(c Config) (*Server, error) {
 		eventHandlers:      eventHandlers{c.Runtime.Events},
 		checkpointHandlers: checkpointHandlers{c.Runtime.Checkpoints},
 	})
-	runtimeapi.RegisterImageServiceServer(s.grpc, &imageServer{imageHandlers: imageHandlers{c.Images}})
+	runtimeapi.RegisterImageServiceServer(s.grpc, &imageServer{imageHandlers: imageHandlers{c.Images, c.Runtime.Node}})
 	return s, nil
 }
 

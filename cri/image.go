@@ -16,6 +16,22 @@ import (
 // imageHandlers serves the image service.
 type imageHandlers struct {
 	images imageservice.Images
+	node   interface {
+		Status(context.Context) runtimeservice.Status
+	}
+}
+
+// known refuses a runtime handler that there is not. All handlers use the same images.
+func (h imageHandlers) known(ctx context.Context, handler string) error {
+	if handler == "" {
+		return nil
+	}
+	for _, k := range h.node.Status(ctx).Handlers {
+		if k.Name == handler {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: image.runtime_handler: there is no handler %q", runtimeservice.ErrInvalid, handler)
 }
 
 // find returns nothing, and no error, for an image that is absent.
@@ -78,6 +94,9 @@ func (h imageHandlers) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 	ref := r.GetImage().GetImage()
 	if ref == "" {
 		return nil, fmt.Errorf("%w: image.image: is empty", runtimeservice.ErrInvalid)
+	}
+	if err := h.known(ctx, r.GetImage().GetRuntimeHandler()); err != nil {
+		return nil, err
 	}
 	image, err := h.images.Pull(ctx, imageservice.PullRequest{Reference: ref, Auth: convert.Auth(r.GetAuth())})
 	return &runtimeapi.PullImageResponse{ImageRef: image.ID}, err
