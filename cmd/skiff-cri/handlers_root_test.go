@@ -249,11 +249,20 @@ func needShim(t *testing.T) {
 // shimOf finds the shim of a sandbox, by its state.
 func (h *host) shimOf(box string) (monitor, shim int) {
 	h.Helper()
+	monitor, shim, _ = h.shimAndSocket(box)
+	return monitor, shim
+}
+
+func (h *host) shimAndSocket(box string) (monitor, shim int, socket string) {
+	h.Helper()
 	text, err := os.ReadFile(filepath.Join(h.dir, "run/keeper/foreign/shim", box, "state.json"))
 	if err != nil {
 		h.Fatal(err)
 	}
-	var state struct{ Monitor, Pid int }
+	var state struct {
+		Monitor, Pid int
+		Shim         struct{ Address string }
+	}
 	if err := json.Unmarshal(text, &state); err != nil {
 		h.Fatal(err)
 	}
@@ -265,7 +274,7 @@ func (h *host) shimOf(box string) (monitor, shim int) {
 	if shim, err = strconv.Atoi(parent); err != nil {
 		h.Fatal(err)
 	}
-	return state.Monitor, shim
+	return state.Monitor, shim, strings.TrimPrefix(state.Shim.Address, "unix://")
 }
 
 func TestShimDies(t *testing.T) {
@@ -274,7 +283,7 @@ func TestShimDies(t *testing.T) {
 	config := h.sandboxConfig("dies")
 	box := h.runWith("shim", config)
 	id := h.start(box, containerConfig("app", "sleep 1000"), config)
-	_, shim := h.shimOf(box)
+	_, shim, socket := h.shimAndSocket(box)
 	if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", shim)); !strings.Contains(string(name), "containerd-shim-runc-v2") {
 		t.Fatalf("process %d is no shim: %q", shim, name)
 	}
@@ -286,6 +295,9 @@ func TestShimDies(t *testing.T) {
 	}
 	h.remove(box)
 	h.nothingLeft()
+	if _, err := os.Stat(socket); !os.IsNotExist(err) {
+		t.Errorf("socket %s of the dead shim: %v", socket, err)
+	}
 }
 
 func TestShimMonitorDies(t *testing.T) {

@@ -28,6 +28,18 @@ type Bootstrap struct {
 	Protocol string `json:"protocol"`
 }
 
+// removeSocket removes the socket of a shim that is gone; one that ends by itself does so.
+func (b Bootstrap) removeSocket() error {
+	path, ok := strings.CutPrefix(b.Address, "unix://")
+	if !ok || !filepath.IsAbs(path) {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the shim's socket: %w", err)
+	}
+	return nil
+}
+
 // Find is the binary of a shim: a path, or containerd's name for it: io.containerd.kata.v2 is containerd-shim-kata-v2, on
 // the PATH or where it is usually installed.
 func Find(name string) (string, error) {

@@ -228,7 +228,7 @@ func (c command) delete(ctx context.Context) error {
 		err = remove(ctx, shim, s)
 	}
 	if gone(err) {
-		err = launch{binary: s.Binary, id: s.ID, bundle: s.Bundle}.clean(ctx)
+		err = errors.Join(launch{binary: s.Binary, id: s.ID, bundle: s.Bundle}.clean(ctx), s.Shim.removeSocket())
 	}
 	if err != nil {
 		return err
