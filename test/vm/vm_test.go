@@ -125,7 +125,7 @@ func fill(t *testing.T, root, modulesDir string) {
 	write(t, filepath.Join(root, "tests/run"), run, 0o644)
 	command(t, "go", "build", "-tags", "seccomp", "-o", filepath.Join(root, "bin/skiff-keeper"), "github.com/skiff-node/skiff/cmd/skiff-keeper")
 	command(t, "go", "test", "-c", "-tags", "seccomp,root", "-o", filepath.Join(root, "tests/cri.test"), "github.com/skiff-node/skiff/cmd/skiff-cri")
-	for _, name := range []string{"busybox", "nft", "criu", "apparmor_parser"} {
+	for _, name := range []string{"busybox", "nft", "criu", "apparmor_parser", "tar", "gzip"} {
 		path, err := exec.LookPath(name)
 		if err != nil && name == "busybox" {
 			t.Fatal(err)
