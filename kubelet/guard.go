@@ -60,6 +60,7 @@ func (k *Kubelet) newGuard() error {
 		FreeImages: g.images.Free, Log: k.log,
 		Evict: func(p *v1.Pod, message string, hard bool) {
 			k.events.Warning(p, "", "Evicted", "%s", message)
+			k.metrics.Evicted(signalOf(message))
 			k.pool.Evict(p.UID, evicted(p, message, hard, c.EvictionMaxPodGracePeriod, time.Now()))
 		},
 		Changed: func() {

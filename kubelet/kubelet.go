@@ -22,6 +22,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/event"
+	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/observe"
@@ -42,9 +43,9 @@ type Kubelet struct {
 	log    *slog.Logger
 	client kubernetes.Interface // nil without an API server
 
-	facts    machine
-	spec     *spec.Node
-	events   *event.Recorder
+	facts machine
+	spec  *spec.Node
+	instruments
 	runtime  *runtime.Runtime
 	objects  *objects.Cache // nil without an API server
 	volumes  storage
@@ -59,6 +60,12 @@ type Kubelet struct {
 	guard    *guard
 	server   *server.Server
 	loops    map[string]func(context.Context) error // what else runs: renewal of certificates, rotation of logs
+}
+
+// instruments tell what happens.
+type instruments struct {
+	events  *event.Recorder
+	metrics *metrics.Kubelet
 }
 
 // New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
@@ -96,7 +103,7 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	cfg.Configuration.MaxPods = maxPods(cfg.Configuration, k.facts.cpus)
-	k.events = event.New(events, cfg.NodeName)
+	k.events, k.metrics = event.New(events, cfg.NodeName), metrics.NewKubelet()
 	for _, part := range []func() error{k.newObjects, k.newRuntime, k.newVolumes, k.newWorkers, k.newGuard, k.newNode, k.newServer} {
 		if err := part(); err != nil {
 			return nil, err
@@ -124,8 +131,8 @@ func (k *Kubelet) newRuntime() error {
 		return err
 	}
 	k.runtime, err = runtime.New(runtime.Config{
-		Credentials: plugins.For,
-		Endpoint:    k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
+		Credentials: plugins.For, Called: k.metrics.Runtime,
+		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
@@ -151,16 +158,17 @@ func (k *Kubelet) newRuntime() error {
 func (k *Kubelet) newWorkers() error {
 	c := k.cfg.Configuration
 	k.probes = probe.New(probe.Config{Checker: probe.Checks{Exec: k.runtime.Exec}, Events: k.events, Log: k.log,
-		Changed: func(uid types.UID) { k.pool.Wake(uid) }})
+		Changed: func(uid types.UID) { k.pool.Wake(uid) }, Checked: instruments{metrics: k.metrics}.probed})
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
 		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events,
-		Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Passed: k.metrics.Pass, Started: k.metrics.PodStarted, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
+	wc.Unregister = func(uid types.UID) { k.metrics.Forget(string(uid)) }
 	if k.objects != nil {
 		wc.Register = func(p *v1.Pod) { k.objects.Register(p); k.volumes.Update(p) }
-		wc.Unregister = k.objects.Unregister
+		wc.Unregister = func(uid types.UID) { k.objects.Unregister(uid); k.metrics.Forget(string(uid)) }
 	}
 	wc.MaxBackoff = c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	k.pool = worker.NewPool(wc)

@@ -24,7 +24,7 @@ func (k *Kubelet) newServer() error {
 		return err
 	}
 	calls, _ := k.runtime.CRI()
-	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, Log: k.log, Pages: k.guard.measured.Pages(),
+	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, Log: k.log, Pages: k.pages(k.guard.measured.Pages()), Counted: k.metrics.Request,
 		NoDebugging: !*c.EnableDebuggingHandlers, NoProfiling: !*c.EnableProfilingHandler}
 	if *c.EnableSystemLogHandler {
 		sc.LogDir = "/var/log"

@@ -49,6 +49,8 @@ type Events interface {
 type Config struct {
 	Checker Checker
 	Events  Events
+	// Checked is told of each regular check: its result is successful, failed or unknown. Optional; it must not block.
+	Checked func(p *v1.Pod, container string, kind Kind, result string, took time.Duration)
 	// Changed is told of pods with a new verdict. It must not block.
 	Changed func(uid types.UID)
 	Log     *slog.Logger
@@ -230,6 +232,21 @@ func (pr *prober) hasten(ctx context.Context, until time.Time) (ended bool) {
 	return false
 }
 
+// report tells who counts checks.
+func (pr *prober) report(ok bool, err error, took time.Duration) {
+	if pr.manager.cfg.Checked == nil {
+		return
+	}
+	result := "failed"
+	switch {
+	case err != nil:
+		result = "unknown"
+	case ok:
+		result = "successful"
+	}
+	pr.manager.cfg.Checked(pr.pod, pr.target.Spec.Name, pr.kind, result, took)
+}
+
 // attempts at a check that could not be made.
 const attempts = 3
 
@@ -238,11 +255,13 @@ func (pr *prober) once(ctx context.Context) (ended bool) {
 	var ok bool
 	var output string
 	var err error
+	began := time.Now()
 	for range attempts {
 		if ok, output, err = pr.manager.cfg.Checker.Check(ctx, pr.spec, &pr.target); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
+	pr.report(ok, err, time.Since(began))
 	if ctx.Err() != nil {
 		return true
 	}

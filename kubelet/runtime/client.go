@@ -58,6 +58,8 @@ type Config struct {
 	Events         Events
 	// Credentials asks plugins about an image. Optional.
 	Credentials func(ctx context.Context, image string) map[string]credentials.Login
+	// Called is told of each call, by its method's full name. Optional; it must not block.
+	Called func(method string, took time.Duration, err error)
 	// PullRate is how many pulls may begin per second, and PullBurst how many at once; zero means no limit.
 	PullRate, PullBurst int
 	// ParallelPulls bounds how many images are pulled at once; zero means 5.
@@ -100,14 +102,14 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.PullRate > 0 {
 		r.rate = rate.NewLimiter(rate.Limit(cfg.PullRate), max(cfg.PullBurst, 1))
 	}
-	conn, err := dial(cfg.Endpoint)
+	conn, err := dial(cfg.Endpoint, cfg.Called)
 	if err != nil {
 		return nil, err
 	}
 	imageConn := conn
 	r.conns = append(r.conns, conn)
 	if cfg.ImageEndpoint != cfg.Endpoint {
-		if imageConn, err = dial(cfg.ImageEndpoint); err != nil {
+		if imageConn, err = dial(cfg.ImageEndpoint, cfg.Called); err != nil {
 			return nil, err
 		}
 		r.conns = append(r.conns, imageConn)
@@ -117,12 +119,23 @@ func New(cfg Config) (*Runtime, error) {
 	return r, nil
 }
 
-func dial(endpoint string) (*grpc.ClientConn, error) {
+func counting(called func(string, time.Duration, error)) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		began := time.Now()
+		err := invoke(ctx, method, req, reply, conn, opts...)
+		if called != nil {
+			called(method, time.Since(began), err)
+		}
+		return err
+	}
+}
+
+func dial(endpoint string, called func(string, time.Duration, error)) (*grpc.ClientConn, error) {
 	if strings.HasPrefix(endpoint, "/") {
 		endpoint = "unix://" + endpoint
 	}
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithChainUnaryInterceptor(counting(called)))
 	if err != nil {
 		return nil, fmt.Errorf("container runtime endpoint %q: %w", endpoint, err)
 	}

@@ -19,6 +19,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -71,6 +73,8 @@ type Config struct {
 	Pages map[string]http.Handler
 	// NoDebugging turns off everything that reaches into containers and the process (enableDebuggingHandlers: false).
 	NoDebugging bool
+	// Counted is told of each request: the first part of its path, and whether it is a stream. Optional.
+	Counted func(method, path string, long bool)
 	// NoProfiling turns off /debug/pprof.
 	NoProfiling bool
 	// LogDir is shown at /logs/; empty means not at all.
@@ -198,6 +202,10 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 // guard lets a request through when its sender is known and allowed.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.cfg.Counted != nil {
+			root, _, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
+			s.cfg.Counted(r.Method, root, slices.Contains([]string{"exec", "attach", "portForward", "run", "containerLogs"}, root))
+		}
 		who, err := s.auth.who(r)
 		if err != nil {
 			s.cfg.Log.Debug("request refused: not authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)

@@ -104,6 +104,10 @@ type Config struct {
 	// Resize refuses a change of a running pod's resources, whose spec has what is desired; nil grants it. others are the
 	// pods that hold resources, with what they were granted. When it is nil, every change is granted.
 	Resize func(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal
+	// Passed is told how long a look at a pod took: create, sync or terminated. Started is told how long a pod took to run.
+	// Both are optional and must not block.
+	Passed  func(operation string, took time.Duration)
+	Started func(took time.Duration)
 	// HostIPs of the node.
 	HostIPs func() []string
 	// Register and Unregister tell of pods whose ConfigMaps and Secrets shall be watched. Optional.
@@ -122,6 +126,7 @@ type worker struct {
 
 	last     *v1.PodStatus
 	first    bool // no pass has been made yet
+	seen     time.Time
 	ending   ending
 	adopted  map[string]pod.Probes
 	freed    func()            // told when the pod no longer holds resources
@@ -149,7 +154,7 @@ type trouble struct {
 
 func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 	w := &worker{
-		cfg: cfg, pod: p, static: static, first: true, wake: make(chan struct{}, 1),
+		cfg: cfg, pod: p, static: static, first: true, seen: time.Now(), wake: make(chan struct{}, 1),
 		log:      cfg.Log.With("pod", p.Namespace+"/"+p.Name, "uid", p.UID),
 		kills:    map[string]pod.Kill{},
 		trouble:  trouble{crashes: map[string]pod.Crash{}, faults: map[string]pod.Fault{}, delays: map[string]time.Duration{}},
@@ -219,6 +224,7 @@ const afterError = time.Second
 // pass looks at everything once and begins what is to be done. It returns when to look again at the latest, and whether
 // the pod is gone for good.
 func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
+	began, operation := time.Now(), "sync"
 	d, o := w.snapshot()
 	sandboxes, containers, err := w.cfg.Runtime.Observe(ctx, d.Pod.UID)
 	if err != nil {
@@ -233,6 +239,15 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	acts, st := w.decide(&d, &o)
 	w.publish(d, st, &acts)
 	w.act(ctx, &d, &acts)
+	switch {
+	case w.first:
+		operation = "create"
+	case acts.Done:
+		operation = "terminated"
+	}
+	if w.cfg.Passed != nil {
+		w.cfg.Passed(operation, time.Since(began))
+	}
 	w.first = false
 	if !acts.Done {
 		return acts.Again, false
@@ -313,9 +328,13 @@ func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	w.last = &st
 	w.mu.Lock()
 	over := terminal(st.Phase) && !terminal(w.status.Phase)
+	begins := st.Phase == v1.PodRunning && w.status.Phase != v1.PodRunning
 	w.status = st
 	removed := w.removed
 	w.mu.Unlock()
+	if begins && w.cfg.Started != nil {
+		w.cfg.Started(time.Since(w.seen))
+	}
 	if over && w.freed != nil {
 		w.freed()
 	}

@@ -121,8 +121,8 @@ func restartAll(t *testing.T, h *harness.Host) {
 	manifest(t, h, restartAllPod)
 	harness.Eventually(t, 60*time.Second, "all containers were restarted", func() (bool, string) {
 		got := strings.TrimSpace(h.Kubectl("get", "pod", "phoenix", "-o",
-			"jsonpath={.status.phase} {.status.initContainerStatuses[0].restartCount} {.status.containerStatuses[*].restartCount}"))
-		return got == "Running 1 1 1", got
+			"jsonpath={.status.phase} {.status.initContainerStatuses[0].restartCount} {.status.containerStatuses[*].restartCount} {.status.containerStatuses[*].ready}"))
+		return got == "Running 1 1 1 true true", got
 	})
 	if got := strings.TrimSpace(h.Kubectl("exec", "phoenix", "-c", "other", "--", "cat", "/work/inits")); got != "run\nrun" {
 		t.Errorf("init container: %q", got)
