@@ -2,13 +2,14 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// sweepPause is kept before the sweep is tried again.
-const sweepPause = 5 * time.Second
+// Pauses before the sweep is tried again. What a CSI driver holds for a former pod waits for the driver, maybe for long.
+const firstSweepPause, lastSweepPause = 5 * time.Second, 2 * time.Minute
 
 // sweep waits until all sources have been read, and then ends what was left behind while no kubelet ran: pods that the
 // runtime has and no source knows, and volumes and cgroups of pods that are no more. It is made once; later nothing is
@@ -19,7 +20,7 @@ func (k *Kubelet) sweep(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	for {
+	for pause := firstSweepPause; ; pause = min(2*pause, lastSweepPause) {
 		err := k.sweepOnce(ctx)
 		if err == nil || ctx.Err() != nil {
 			return nil
@@ -28,7 +29,7 @@ func (k *Kubelet) sweep(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(sweepPause):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -48,8 +49,5 @@ func (k *Kubelet) sweepOnce(ctx context.Context) error {
 	for _, p := range k.pool.Pods() {
 		live = append(live, p.UID)
 	}
-	if err := k.volumes.Retain(ctx, live); err != nil {
-		return err
-	}
-	return k.cgroups.Load().Retain(ctx, live)
+	return errors.Join(k.volumes.Retain(ctx, live), k.cgroups.Load().Retain(ctx, live))
 }

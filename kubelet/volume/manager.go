@@ -17,8 +17,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// refreshTime bounds one look at the live volumes of a pod.
-const refreshTime = 30 * time.Second
+// refreshTime bounds one look at the live volumes of a pod, parallelLooks how many pods are looked at at once.
+const (
+	refreshTime   = 30 * time.Second
+	parallelLooks = 10
+)
 
 // Config is what a Manager needs.
 type Config struct {
@@ -134,8 +137,12 @@ func (m *Manager) Changed(pods []types.UID) {
 	}
 }
 
-// Run keeps the content of live volumes current until ctx ends.
+// Run keeps the content of live volumes current until ctx ends. Pods are looked at beside each other: one whose CSI driver
+// hangs delays no other's Secret.
 func (m *Manager) Run(ctx context.Context) error {
+	var looks sync.WaitGroup
+	defer looks.Wait()
+	slots := make(chan struct{}, parallelLooks)
 	beat := time.NewTicker(m.cfg.Period)
 	defer beat.Stop()
 	for {
@@ -147,9 +154,13 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-m.wake:
 		}
 		for _, uid := range m.takeDirty() {
-			if err := m.refresh(ctx, uid); err != nil && ctx.Err() == nil {
-				m.cfg.Log.Warn("content of a pod's volumes could not be brought up to date", "podUID", uid, "err", err)
-			}
+			slots <- struct{}{}
+			looks.Go(func() {
+				defer func() { <-slots }()
+				if err := m.refresh(ctx, uid); err != nil && ctx.Err() == nil {
+					m.cfg.Log.Warn("content of a pod's volumes could not be brought up to date", "podUID", uid, "err", err)
+				}
+			})
 		}
 	}
 }

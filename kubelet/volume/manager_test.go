@@ -98,3 +98,48 @@ func TestVolumesOfTypesThatAreNotKnownAreRefusedByName(t *testing.T) {
 		}
 	}
 }
+
+// hangs is a live kind whose refresh of the pod "hung" ends only with its context.
+type hangs struct {
+	shown
+	first map[types.UID]bool
+}
+
+func (h hangs) Setup(ctx context.Context, req volume.Request) (volume.Place, error) {
+	if req.Pod.UID == "hung" && h.first[req.Pod.UID] {
+		<-ctx.Done()
+		return volume.Place{}, ctx.Err()
+	}
+	if req.Pod.UID == "hung" {
+		h.first[req.Pod.UID] = true
+	}
+	return h.shown.Setup(ctx, req)
+}
+
+func TestAPodThatHangsDelaysNoOther(t *testing.T) {
+	kind := hangs{make(shown, 10), map[types.UID]bool{}}
+	m, err := volume.New(volume.Config{Root: t.TempDir(), Kinds: []volume.Kind{kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	for _, uid := range []types.UID{"hung", "u"} {
+		if _, err := m.Setup(ctx, &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Labels: map[string]string{"uid": string(uid)}}, Spec: v1.PodSpec{Volumes: []v1.Volume{{Name: "v"}}}}); err != nil {
+			t.Fatal(err)
+		}
+		<-kind.shown
+	}
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	m.Changed([]types.UID{"hung"})
+	for range 3 {
+		m.Changed([]types.UID{"u"})
+		if got := <-kind.shown; got["uid"] != "u" {
+			t.Errorf("refreshed %v", got)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

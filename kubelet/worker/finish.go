@@ -57,6 +57,7 @@ func (w finisher) cleanUp(ctx context.Context, p *v1.Pod) error {
 		return nil
 	}
 	if err := w.cfg.Volumes.Teardown(ctx, p.UID); err != nil {
+		w.cfg.Events.Warning(p, "", "FailedUnMount", "%v", err)
 		return fmt.Errorf("take down volumes: %w", err)
 	}
 	if err := w.cfg.Cgroups.RemovePod(ctx, p.UID); err != nil {

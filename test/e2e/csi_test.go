@@ -107,8 +107,8 @@ func startDriver(t *testing.T, h *harness.Host) func() driverState {
 	}
 }
 
-// disks are a driver, two persistent volumes of it and one that is a directory of the node, and claims: one by name, one that a
-// pod's ephemeral volume makes.
+// disks are a driver, two persistent volumes of it, one that is a directory of the node and one that is the device LOOP, and
+// claims; one more claim is made for a pod's ephemeral volume.
 const disks = `
 apiVersion: storage.k8s.io/v1
 kind: CSIDriver
@@ -145,6 +145,22 @@ spec:
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}]}}
 ---
 apiVersion: v1
+kind: PersistentVolume
+metadata: {name: raw}
+spec:
+  capacity: {storage: 1Mi}
+  volumeMode: Block
+  accessModes: [ReadWriteOnce]
+  storageClassName: raw
+  local: {path: LOOP}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}]}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: raw}
+spec: {storageClassName: raw, volumeMode: Block, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: cargo}
 spec: {storageClassName: by-name, accessModes: [ReadWriteOncePod], resources: {requests: {storage: 1Gi}}}
@@ -173,7 +189,10 @@ spec:
     - {name: scratch, mountPath: /scratch}
     - {name: inline, mountPath: /inline}
     - {name: shelf, mountPath: /shelf}
+    volumeDevices:
+    - {name: raw, devicePath: /dev/raw}
   volumes:
+  - {name: raw, persistentVolumeClaim: {claimName: raw}}
   - {name: cargo, persistentVolumeClaim: {claimName: cargo}}
   - {name: shelf, persistentVolumeClaim: {claimName: shelf}}
   - {name: inline, csi: {driver: disk.example.org}}
@@ -189,7 +208,8 @@ func TestCSI(t *testing.T) {
 	h := harness.NewHost(t)
 	h.Up()
 	h.MustRun("mkdir", "-p", "/var/lib/skiff/shelf")
-	manifest(t, h, disks)
+	device := loop(t, h)
+	manifest(t, h, strings.ReplaceAll(disks, "LOOP", device))
 	manifest(t, h, loadedPod)
 	harness.Eventually(t, 60*time.Second, "an event names the driver that is missing", func() (bool, string) {
 		out, err := h.Skiff("kubectl", "get", "events", "--field-selector", "reason=FailedMount", "-o", "jsonpath={.items[*].message}")
@@ -216,6 +236,9 @@ func TestCSI(t *testing.T) {
 	if got := sh("cat /cargo/log/x; stat -c %g /cargo/file /shelf/file"); got != "line\n4242\n4242" {
 		t.Errorf("in the volume: %q", got)
 	}
+	if got := sh("echo deep | dd of=/dev/raw conv=sync 2>/dev/null; head -n 1 /dev/raw"); got != "deep" {
+		t.Errorf("on the raw device: %q", got)
+	}
 	if st := state(); len(st.InUse) != 5 || len(st.Misuse) != 0 {
 		t.Errorf("the driver: %+v", st)
 	}
@@ -237,6 +260,18 @@ func TestCSI(t *testing.T) {
 	if strings.Contains(mounts, "kubernetes.io~csi") || strings.Contains(mounts, "globalmount") || strings.Contains(mounts, "local-volume") {
 		t.Errorf("mounts left:\n%s", mounts)
 	}
+}
+
+// loop makes a block device of the host, 1 MiB large.
+func loop(t *testing.T, h *harness.Host) string {
+	t.Helper()
+	file := filepath.Join(h.Dir, "loop")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	device := strings.TrimSpace(h.MustRun("losetup", "--find", "--show", file))
+	t.Cleanup(func() { h.MustRun("losetup", "--detach", device) })
+	return device
 }
 
 // restart kills the node's daemon and waits until the next one has a node that is Ready.
