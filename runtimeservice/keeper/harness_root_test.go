@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/runtimeservice/keeper"
+	"github.com/skiff-node/skiff/runtimeservice/keeper/proc"
 	"github.com/skiff-node/skiff/runtimeservice/logs"
 )
 
@@ -48,8 +49,24 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go reap(ctx)
 		return m.Run()
 	}())
+}
+
+// reap makes this process the parent of a killed keeper's containers, as a CRI server is. Those that it started itself it
+// waits for elsewhere.
+func reap(ctx context.Context) {
+	none := func(int) bool { return false }
+	orphan := func(pid int) bool {
+		name, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+		return err == nil && string(name) != keeper.ProcessName+"\n" && string(name) != "go\n"
+	}
+	if err := proc.ReapOrphans(ctx, none, orphan); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 func makeRootfs(dir string) error {

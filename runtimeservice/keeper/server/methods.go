@@ -291,7 +291,7 @@ func (s api) upgrade(ctx context.Context, c *call) (any, error) {
 	if len(c.files) != 1 {
 		return nil, fmt.Errorf("%w: an upgrade carries one file, the new binary", keeper.ErrInvalid)
 	}
-	if err := (upgrader{s.Server}).begin(ctx, c.files[0]); err != nil {
+	if err := upgrader(s).begin(ctx, c.files[0]); err != nil {
 		return nil, err
 	}
 	c.files = nil

@@ -198,7 +198,7 @@ func (s lines) dispatch(ctx context.Context, name string, c *call) (body any, er
 			err = fmt.Errorf("keeper bug: %v (go %s)", p, rt.Version())
 		}
 	}()
-	return m(api{s.Server}, ctx, c)
+	return m(api(s), ctx, c)
 }
 
 // settle waits for what a session's pending request is about, and answers it.
