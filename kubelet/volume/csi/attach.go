@@ -44,6 +44,23 @@ func (s *setup) attached(ctx context.Context) error {
 	}
 }
 
+// reported waits until the API knows that the volume is in use on this node, for a driver whose volumes are attached.
+func (s *setup) reported(ctx context.Context) error {
+	if s.vol.Inline || !s.wish.Attach {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, attachTime)
+	defer cancel()
+	for !s.cfg.Reported(s.vol.identity().unique()) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("volume %s has not yet been added to the list of VolumesInUse in the node's volume status", s.vol.Handle)
+		case <-time.After(firstLook):
+		}
+	}
+	return nil
+}
+
 var errNotYet = errors.New("not attached yet")
 
 // verdict tells from the answer about a VolumeAttachment whether the volume is attached, may yet be (errNotYet), or why it

@@ -69,7 +69,10 @@ type Config struct {
 	Events Events
 	// InUseChanged is told when the answer of InUse has changed; optional.
 	InUseChanged func()
-	Log          *slog.Logger // optional
+	// Reported tells whether the API has been told that a volume is in use here; optional. Nothing is staged before: the
+	// cluster could be about to detach the volume that a former pod had.
+	Reported func(v1.UniqueVolumeName) bool
+	Log      *slog.Logger // optional
 }
 
 // Kind sets up CSI volumes.
@@ -107,6 +110,9 @@ func New(cfg Config) (*Kind, error) {
 	}
 	if cfg.InUseChanged == nil {
 		cfg.InUseChanged = func() {}
+	}
+	if cfg.Reported == nil {
+		cfg.Reported = func(v1.UniqueVolumeName) bool { return true }
 	}
 	boot, err := bootID()
 	if err != nil {

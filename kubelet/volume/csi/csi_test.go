@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -238,6 +239,13 @@ func TestWaitsUntilTheVolumeIsAttached(t *testing.T) {
 	if _, err := api.UpdateStatus(t.Context(), a, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	for len(w.kind.InUse()) == 0 { // it is attached, and noted
+		time.Sleep(time.Millisecond)
+	}
+	if w.driver.Count("NodeStageVolume") != 0 {
+		t.Error("staged before the API knew that the volume is in use")
+	}
+	w.report()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

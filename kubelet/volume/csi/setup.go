@@ -40,6 +40,7 @@ func (s *setup) run(ctx context.Context) (volume.Place, error) {
 		{"MountVolume.MountDevice", "MapVolume.SetUpDevice", s.prepare},
 		{"MountVolume.WaitForAttach", "MapVolume.WaitForAttach", s.attached},
 		{"MountVolume.SetUp", "MapVolume.SetUpDevice", s.note},
+		{"MountVolume.WaitForAttach", "MapVolume.WaitForAttach", s.reported},
 		{"MountVolume.MountDevice", "MapVolume.SetUpDevice", s.stage},
 		{"MountVolume.SetUp", "MapVolume.MapPodDevice", s.publish},
 		{"MountVolume.SetUp", "MapVolume.MapPodDevice", s.own},

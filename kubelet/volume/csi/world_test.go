@@ -45,8 +45,22 @@ type world struct {
 	kind    *csi.Kind
 	stop    func()
 
-	mu     sync.Mutex
-	events []string
+	mu       sync.Mutex
+	events   []string
+	reported bool
+}
+
+// Reported is the node's status, which the test changes.
+func (w *world) Reported(v1.UniqueVolumeName) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reported
+}
+
+func (w *world) report() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reported = true
 }
 
 func (w *world) Normal(_ *v1.Pod, _, reason, format string, args ...any) {
@@ -116,7 +130,7 @@ func (w *world) kubelet() {
 	if w.drivers, err = csi.NewDrivers(csi.DriversConfig{Client: w.client, Node: "node", Dial: plugin.Dial}); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.kind, err = csi.New(csi.Config{Root: w.root, Node: "node", Client: w.client, Drivers: w.drivers, Tokens: w, Events: w}); err != nil {
+	if w.kind, err = csi.New(csi.Config{Root: w.root, Node: "node", Client: w.client, Drivers: w.drivers, Tokens: w, Events: w, Reported: w.Reported}); err != nil {
 		w.t.Fatal(err)
 	}
 	if w.Manager, err = volume.New(volume.Config{Root: w.root, Kinds: []volume.Kind{w.kind}, Claims: claim.Finder{Client: w.client}, Period: 10 * time.Millisecond}); err != nil {
