@@ -145,6 +145,10 @@ func TestCheckpointAndRestore(t *testing.T) {
 
 	config.Metadata.Uid, config.Metadata.Attempt = "restored", 2
 	r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: out, Config: config, ContainerConfigs: []*cri.ContainerConfig{c}})
+	if status.Code(err) == codes.Unimplemented && strings.Contains(err.Error(), "criu 3") {
+		h.nothingLeft()
+		t.Skipf("checkpoints work; restoring does not: %v", err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
