@@ -127,6 +127,7 @@ type Runtime struct {
 	PrivilegedWithoutHostDevices bool     `toml:"privileged_without_host_devices"`
 	PodAnnotations               []string `toml:"pod_annotations"`
 	ContainerAnnotations         []string `toml:"container_annotations"`
+	SnapshotOptions              []string `toml:"snapshot_options"`
 }
 
 // load reads the defaults, then the file over them, then its drop-ins: the files <path>.d/*.toml, by name. Without a

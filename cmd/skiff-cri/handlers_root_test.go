@@ -64,6 +64,9 @@ func TestHandlersLife(t *testing.T) {
 		if got := h.exec(id, "sh", "-c", "hostname; ls /sys/class/net | tr '\\n' ' '"); got != "web\neth0 lo " {
 			h.Errorf("in the container: %q", got)
 		}
+		if own := strings.Contains(h.exec(id, "grep", "^overlay / ", "/proc/mounts"), "index=on"); own != (handler == "debian-runc") {
+			h.Errorf("the root file system has the handler's snapshot options: %t", own)
+		}
 		checkProcesses(h, id)
 		checkUpdate(h, id)
 		stats, err := h.runtime.ContainerStats(h.Context(), &cri.ContainerStatsRequest{ContainerId: id})

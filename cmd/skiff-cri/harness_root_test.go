@@ -98,6 +98,9 @@ func newHost(t testing.TB) *host {
 	for name, binary := range foreign {
 		if path, err := exec.LookPath(binary); err == nil {
 			text += fmt.Sprintf("[runtimes.%s]\npath = %q\n", name, path)
+			if name == "debian-runc" {
+				text += "snapshot_options = [\"index=on\"]\n"
+			}
 			if strings.HasPrefix(binary, "containerd-shim-") {
 				text += "type = \"shim\"\n"
 			}

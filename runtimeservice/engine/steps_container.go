@@ -69,7 +69,11 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 	}
 	_, label := spec.SELinuxLabels(box.Sandbox.Config.Security.SELinux, rec.Container.Config.Security, c.host)
 	list[2].Do = func(context.Context) error {
-		return c.mount(box, rootfs.Labelled(mounts, label), filepath.Join(dir, "rootfs"))
+		run, err := c.handlerOf(box.Sandbox.Config.Handler)
+		if err != nil {
+			return err
+		}
+		return c.mount(box, rootfs.With(rootfs.Labelled(mounts, label), run.SnapshotOptions), filepath.Join(dir, "rootfs"))
 	}
 	for n, image := range rec.Container.Config.ImageVolumes() {
 		list[3+n].Do = func(ctx context.Context) error { return c.mountVolume(ctx, o, box, volume{n, image.Image.Ref}) }

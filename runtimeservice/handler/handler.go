@@ -48,6 +48,16 @@ type Config struct {
 	// PodAnnotations and ContainerAnnotations are patterns ("io.katacontainers.*") of annotations that the runtime is
 	// told. A "*" stands for any characters but "/".
 	PodAnnotations, ContainerAnnotations []string
+	// SnapshotOptions are overlayfs mount options of the containers' root file systems ("xino=on"), see snapshotOptions.
+	SnapshotOptions []string
+}
+
+// snapshotOptions are the options of overlayfs (kernel documentation, filesystems/overlayfs) that a handler may choose,
+// with their values; "" stands alone. The directories of the overlay are the image service's.
+var snapshotOptions = map[string][]string{
+	"volatile": {""}, "userxattr": {""}, "noatime": {""}, "nodev": {""}, "nosuid": {""},
+	"xino": {"on", "off", "auto"}, "index": {"on", "off"}, "metacopy": {"on", "off"}, "nfs_export": {"on", "off"},
+	"redirect_dir": {"on", "off", "follow", "nofollow"}, "uuid": {"on", "off", "null", "auto"},
 }
 
 // The types of handlers.
@@ -94,6 +104,18 @@ func New(ctx context.Context, configs map[string]Config, driver string, log *slo
 	return set, nil
 }
 
+// snapshotHelp lists what can be chosen.
+func snapshotHelp() string {
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(snapshotOptions)) {
+		if values := strings.Join(snapshotOptions[key], "|"); values != "" {
+			key += "=" + values
+		}
+		out = append(out, key)
+	}
+	return strings.Join(out, ", ")
+}
+
 func (h *Handler) check() error {
 	if h.Name == "" || strings.ContainsAny(h.Name, "/\x00") || h.Name == "." || h.Name == ".." {
 		return fmt.Errorf("the name %q is not possible", h.Name)
@@ -121,6 +143,12 @@ func (h *Handler) check() error {
 			if _, err := path.Match(p, ""); err != nil {
 				return fmt.Errorf("%s: %q: %w", key, p, err)
 			}
+		}
+	}
+	for _, o := range h.SnapshotOptions {
+		key, value, _ := strings.Cut(o, "=")
+		if !slices.Contains(snapshotOptions[key], value) {
+			return fmt.Errorf("snapshot_options: %q is not an overlayfs option that can be chosen: those are %s", o, snapshotHelp())
 		}
 	}
 	if h.BaseSpec == "" {

@@ -100,16 +100,18 @@ func TestWrongConfig(t *testing.T) {
 		config  Config
 		want    string
 	}{
-		"no path":       {"x", Config{}, "path is missing"},
-		"relative":      {"x", Config{Path: "crun"}, "not an absolute path"},
-		"relative root": {"x", Config{Path: "/crun", Root: "x"}, "root"},
-		"name":          {"../x", Config{Path: "/crun"}, "not possible"},
-		"pattern":       {"x", Config{Path: "/crun", PodAnnotations: []string{"["}}, "pod_annotations"},
-		"no base":       {"x", Config{Path: "/crun", BaseSpec: "/no/such"}, "base_spec"},
-		"type":          {"x", Config{Type: "vm", Path: "/crun"}, "type"},
-		"shim args":     {"x", Config{Type: Shim, Path: "io.containerd.kata.v2", Args: []string{"x"}}, "takes no args"},
-		"not a shim":    {"x", Config{Path: "/crun", ShimConfig: "/x"}, "shim_config"},
-		"wrong base":    {"runc", Config{BaseSpec: bad}, "base_spec"},
+		"no path":        {"x", Config{}, "path is missing"},
+		"relative":       {"x", Config{Path: "crun"}, "not an absolute path"},
+		"relative root":  {"x", Config{Path: "/crun", Root: "x"}, "root"},
+		"name":           {"../x", Config{Path: "/crun"}, "not possible"},
+		"pattern":        {"x", Config{Path: "/crun", PodAnnotations: []string{"["}}, "pod_annotations"},
+		"no base":        {"x", Config{Path: "/crun", BaseSpec: "/no/such"}, "base_spec"},
+		"type":           {"x", Config{Type: "vm", Path: "/crun"}, "type"},
+		"shim args":      {"x", Config{Type: Shim, Path: "io.containerd.kata.v2", Args: []string{"x"}}, "takes no args"},
+		"not a shim":     {"x", Config{Path: "/crun", ShimConfig: "/x"}, "shim_config"},
+		"no such option": {"x", Config{Path: "/crun", SnapshotOptions: []string{"xino=on", "lowerdir=/"}}, `snapshot_options: "lowerdir=/"`},
+		"no such value":  {"x", Config{Path: "/crun", SnapshotOptions: []string{"xino=maybe"}}, "xino=on|off|auto"},
+		"wrong base":     {"runc", Config{BaseSpec: bad}, "base_spec"},
 	} {
 		_, err := New(context.Background(), map[string]Config{tc.handler: tc.config}, "/bin/skiff-shim", slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), tc.handler) {

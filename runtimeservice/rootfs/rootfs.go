@@ -48,6 +48,25 @@ func Labelled(mounts []imageservice.Mount, label string) []imageservice.Mount {
 	return out
 }
 
+// With adds mount options to the overlays among the mounts; one takes the place of an option of the same name.
+func With(mounts []imageservice.Mount, options []string) []imageservice.Mount {
+	if len(options) == 0 {
+		return mounts
+	}
+	name := func(o string) string { key, _, _ := strings.Cut(o, "="); return key }
+	out := slices.Clone(mounts)
+	for i, m := range out {
+		if m.Type != "overlay" {
+			continue
+		}
+		kept := slices.DeleteFunc(slices.Clone(m.Options), func(have string) bool {
+			return slices.ContainsFunc(options, func(o string) bool { return name(o) == name(have) })
+		})
+		out[i].Options = append(slices.Clone(options), kept...)
+	}
+	return out
+}
+
 func mountOne(m imageservice.Mount, target string) error {
 	flag, data := parse(m.Options)
 	if m.Type == "overlay" && len(data) >= os.Getpagesize() {
