@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -24,7 +25,8 @@ func (k *Kubelet) newServer() error {
 		return err
 	}
 	calls, _ := k.runtime.CRI()
-	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, Log: k.log, Pages: k.pages(k.guard.measured.Pages()), Counted: k.metrics.Request,
+	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, Log: k.log, Version: k.cfg.Version,
+		CheckpointDir: filepath.Join(k.cfg.RootDir, "checkpoints"), Pages: k.pages(k.guard.measured.Pages()), Counted: k.metrics.Request,
 		NoDebugging: !*c.EnableDebuggingHandlers, NoProfiling: !*c.EnableProfilingHandler}
 	if *c.EnableSystemLogHandler {
 		sc.LogDir = "/var/log"

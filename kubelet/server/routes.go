@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/pprof"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -61,8 +62,16 @@ func (s *Server) Handler() http.Handler {
 			writeJSON(w, map[string]any{"kubeletconfig": s.cfg.Configz})
 		})
 	}
+	paths := []string{"/healthz", "/pods", "/configz", "/statusz"}
+	for path := range s.cfg.Pages {
+		paths = append(paths, path)
+	}
+	read("/statusz", statusz(s.cfg.Version, time.Now(), paths))
 	if s.cfg.NoDebugging {
 		return s.guard(mux)
+	}
+	if s.cfg.CheckpointDir != "" {
+		mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", checkpointer{s}.handle)
 	}
 	read("/runningpods/", s.runningPods)
 	read("/containerLogs/{namespace}/{pod}/{container}", s.logs)

@@ -77,6 +77,10 @@ type Config struct {
 	Counted func(method, path string, long bool)
 	// NoProfiling turns off /debug/pprof.
 	NoProfiling bool
+	// CheckpointDir takes the archives of checkpointed containers; empty turns checkpoints off.
+	CheckpointDir string
+	// Version is the kubelet's, as /statusz tells it.
+	Version string
 	// LogDir is shown at /logs/; empty means not at all.
 	LogDir string
 	// Log may be nil.

@@ -176,7 +176,7 @@ spec:
 func postStart(t *testing.T, h *harness.Host) {
 	manifest(t, h, postStartPod)
 	uid := strings.TrimSpace(h.Kubectl("get", "pod", "slowly", "-o", "jsonpath={.metadata.uid}"))
-	volume := h.Path("/var/lib/skiff/kubelet/pods/" + uid + "/volumes/kubernetes.io~empty-dir/v/")
+	volume := h.Path("/var/lib/skiff/kubelet/pods/"+uid+"/volumes/kubernetes.io~empty-dir/v") + "/"
 	harness.Eventually(t, 60*time.Second, "the hook runs", func() (bool, string) {
 		_, err := os.Stat(volume + "begun")
 		return err == nil, fmt.Sprint(err)
