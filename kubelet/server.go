@@ -35,7 +35,7 @@ func (k *Kubelet) newServer() error {
 		sc.ReadOnly = net.JoinHostPort(c.Address, strconv.Itoa(int(c.ReadOnlyPort)))
 	}
 	for _, id := range c.TLSCurvePreferences {
-		sc.Curves = append(sc.Curves, tls.CurveID(id))
+		sc.TLS.Curves = append(sc.TLS.Curves, tls.CurveID(id))
 	}
 	if *c.HealthzPort > 0 {
 		sc.Health = net.JoinHostPort(c.HealthzBindAddress, strconv.Itoa(int(*c.HealthzPort)))
@@ -51,7 +51,7 @@ func (k *Kubelet) newServer() error {
 	if sc.Certificate, err = k.servingCertificate(); err != nil {
 		return err
 	}
-	if sc.MinTLS, sc.Ciphers, err = tlsBounds(c); err != nil {
+	if sc.TLS.Least, sc.TLS.Ciphers, err = tlsBounds(c); err != nil {
 		return err
 	}
 	k.server, err = server.New(sc)

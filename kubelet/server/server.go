@@ -45,6 +45,14 @@ type Auth struct {
 	AllowTTL, DenyTTL time.Duration
 }
 
+// Bounds of the protocol; zero values mean Go's defaults.
+type Bounds struct {
+	// Least version, Ciphers of TLS 1.2, and Curves, the preferred one first.
+	Least   uint16
+	Ciphers []uint16
+	Curves  []tls.CurveID
+}
+
 // Config is what a Server needs.
 type Config struct {
 	// Address is where to serve HTTPS, e.g. "0.0.0.0:10250". Health is where to serve /healthz by HTTP, e.g.
@@ -52,11 +60,8 @@ type Config struct {
 	Address, Health string
 	// Certificate returns the server's certificate for each connection. Required.
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// MinTLS and Ciphers bound the protocol; 0 and nil mean Go's defaults.
-	MinTLS  uint16
-	Ciphers []uint16
-	Curves  []tls.CurveID
-	Auth    Auth
+	TLS         Bounds
+	Auth        Auth
 	// ReadOnly is where to serve pods, statistics and metrics by HTTP to anybody; empty means nowhere.
 	ReadOnly string
 	// NodeName is this node's name: the object that accesses are about.
@@ -177,10 +182,10 @@ func (s *Server) server(h http.Handler) *http.Server {
 func (s *Server) tlsConfig() *tls.Config {
 	return &tls.Config{
 		GetCertificate: s.cfg.Certificate,
-		MinVersion:     s.cfg.MinTLS,
-		CipherSuites:   s.cfg.Ciphers,
+		MinVersion:     s.cfg.TLS.Least,
+		CipherSuites:   s.cfg.TLS.Ciphers,
 
-		CurvePreferences: s.cfg.Curves,
+		CurvePreferences: s.cfg.TLS.Curves,
 		ClientAuth:       tls.RequestClientCert, // checked by the authenticator, for a token may come instead
 		NextProtos:       []string{"http/1.1"},  // a connection of HTTP/2 cannot be upgraded
 	}
