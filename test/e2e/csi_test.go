@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// driverState is what the driver answers to each line it reads.
+// driverState is what the driver answers to each line it reads. The line "attach <volume>" attaches a volume.
 type driverState struct{ InUse, Misuse []string }
 
 // runDriver is a driver of the node: it really mounts, and registers as any driver does.
@@ -45,7 +46,7 @@ func runDriver(in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	d, err := csitest.Start(root+"/plugins/"+diskDriver+"/csi.sock", csitest.Options{Name: diskDriver, Dir: "/var/lib/skiff/disks", MaxVolumes: 7, Node: csitest.Staging()})
+	d, err := csitest.Start(root+"/plugins/"+diskDriver+"/csi.sock", csitest.Options{Name: diskDriver, Dir: "/var/lib/skiff/disks", MaxVolumes: 7, Node: csitest.Staging(), Attach: true})
 	if err != nil {
 		return err
 	}
@@ -59,6 +60,11 @@ func runDriver(in io.Reader, out io.Writer) error {
 		return err
 	}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
+		if id, attach := strings.CutPrefix(lines.Text(), "attach "); attach {
+			if _, err := d.Attach(id, "node-id"); err != nil {
+				return err
+			}
+		}
 		if err := json.NewEncoder(out).Encode(driverState{d.InUse(), d.Misuse()}); err != nil {
 			return err
 		}
@@ -66,8 +72,8 @@ func runDriver(in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// startDriver starts the driver in the host and returns how to ask it for its state.
-func startDriver(t *testing.T, h *harness.Host) func() driverState {
+// startDriver starts the driver in the host and returns how to tell it something and ask for its state.
+func startDriver(t *testing.T, h *harness.Host) func(line string) driverState {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -94,9 +100,9 @@ func startDriver(t *testing.T, h *harness.Host) func() driverState {
 		}
 	})
 	answers := json.NewDecoder(out)
-	return func() driverState {
+	return func(line string) driverState {
 		t.Helper()
-		if _, err := fmt.Fprintln(in); err != nil {
+		if _, err := fmt.Fprintln(in, line); err != nil {
 			t.Fatal(err)
 		}
 		var st driverState
@@ -113,7 +119,7 @@ const disks = `
 apiVersion: storage.k8s.io/v1
 kind: CSIDriver
 metadata: {name: disk.example.org}
-spec: {attachRequired: false, podInfoOnMount: true, fsGroupPolicy: File, volumeLifecycleModes: [Persistent, Ephemeral]}
+spec: {attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File, volumeLifecycleModes: [Persistent, Ephemeral]}
 ---
 apiVersion: v1
 kind: PersistentVolume
@@ -216,6 +222,14 @@ func TestCSI(t *testing.T) {
 		return err == nil && strings.Contains(out, `MountVolume.MountDevice failed for volume "disk-1" : kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name disk.example.org not found`), out
 	})
 	state := startDriver(t, h)
+	harness.Eventually(t, 60*time.Second, "the driver is registered", func() (bool, string) {
+		out := h.Kubectl("get", "csinodes", "-o", "jsonpath={.items[*].spec.drivers[*].nodeID}")
+		return out == "node-id", out
+	})
+	for _, id := range []string{"disk-1", "disk-2"} {
+		attach(t, h, id)
+		state("attach " + id)
+	}
 	h.Kubectl("wait", "--for=condition=Ready", "pod/loaded", "--timeout=60s")
 	node := strings.TrimSpace(h.Kubectl("get", "csinodes", "-o", "jsonpath={.items[0].spec.drivers[0].name} {.items[0].spec.drivers[0].allocatable.count}"))
 	if node != diskDriver+" 7" {
@@ -239,7 +253,7 @@ func TestCSI(t *testing.T) {
 	if got := sh("echo deep | dd of=/dev/raw conv=sync 2>/dev/null; head -n 1 /dev/raw"); got != "deep" {
 		t.Errorf("on the raw device: %q", got)
 	}
-	if st := state(); len(st.InUse) != 5 || len(st.Misuse) != 0 {
+	if st := state(""); len(st.InUse) != 5 || len(st.Misuse) != 0 {
 		t.Errorf("the driver: %+v", st)
 	}
 	restart(t, h)
@@ -247,7 +261,7 @@ func TestCSI(t *testing.T) {
 		t.Errorf("after the node's daemon was killed: %q", got)
 	}
 	h.Kubectl("delete", "pod", "loaded", "--timeout=60s")
-	if st := state(); len(st.InUse) != 0 || len(st.Misuse) != 0 { // before the pod was gone, not after
+	if st := state(""); len(st.InUse) != 0 || len(st.Misuse) != 0 { // before the pod was gone, not after
 		t.Errorf("the pod is gone, and the driver: %+v", st)
 	}
 	inUse(false)
@@ -260,6 +274,21 @@ func TestCSI(t *testing.T) {
 	if strings.Contains(mounts, "kubernetes.io~csi") || strings.Contains(mounts, "globalmount") || strings.Contains(mounts, "local-volume") {
 		t.Errorf("mounts left:\n%s", mounts)
 	}
+}
+
+// attach does to the API what the cluster does to attach a volume: the kubelet reads it there.
+func attach(t *testing.T, h *harness.Host, id string) {
+	t.Helper()
+	node := strings.TrimSpace(h.Kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"))
+	name := fmt.Sprintf("csi-%x", sha256.Sum256([]byte(id+diskDriver+node)))
+	manifest(t, h, fmt.Sprintf(`
+apiVersion: storage.k8s.io/v1
+kind: VolumeAttachment
+metadata: {name: %s}
+spec: {attacher: %s, nodeName: %s, source: {persistentVolumeName: %s}}
+`, name, diskDriver, node, id))
+	h.Kubectl("patch", "volumeattachment", name, "--subresource=status", "--type=merge",
+		"-p", fmt.Sprintf(`{"status":{"attached":true,"attachmentMetadata":{"device":"dev-%s"}}}`, id))
 }
 
 // loop makes a block device of the host, 1 MiB large.
