@@ -73,15 +73,16 @@ func TestCgroupV2(t *testing.T) {
 	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072", "-nographic", "-no-reboot", "-nic", "none",
 		"-kernel", kernel, "-initrd", archive, "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all")
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var to io.Writer = &out
 	if path := os.Getenv("VM_OUTPUT"); path != "" {
 		f, err := os.Create(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		cmd.Stdout = io.MultiWriter(&out, f)
+		to = io.MultiWriter(&out, f)
 	}
+	cmd.Stdout, cmd.Stderr = to, to // one writer, so that os/exec copies both in one goroutine
 	err = cmd.Run()
 	judge(t, out.Bytes(), err)
 }
