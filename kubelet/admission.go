@@ -21,14 +21,23 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 	}
 	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: (*Kubelet)(k).allocatable(),
 		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls})
-	if refusal == nil {
-		return nil
+	if refusal != nil {
+		return k.refuse(p, refusal.Reason, refusal.Message)
 	}
-	k.log.Warn("pod rejected", "pod", p.Namespace+"/"+p.Name, "reason", refusal.Reason, "message", refusal.Message)
-	return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: refusal.Reason, Message: "Pod was rejected: " + refusal.Message}
+	return k.withoutCPUs(p)
+}
+
+// refuse is how a pod ends that the node does not take in.
+func (k *admission) refuse(p *v1.Pod, reason, message string) *pod.End {
+	k.log.Warn("pod rejected", "pod", p.Namespace+"/"+p.Name, "reason", reason, "message", message)
+	return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: reason, Message: "Pod was rejected: " + message}
 }
 
 // resize decides whether a running pod gets other resources.
 func (k *admission) resize(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal {
-	return resize.Decide(p, granted, static, others, resize.Node{Allocatable: (*Kubelet)(k).allocatable()})
+	n := resize.Node{Allocatable: (*Kubelet)(k).allocatable()}
+	if k.facts.exclusive != nil {
+		n.ExclusiveCPUs = k.cfg.Configuration.CPUManagerPolicy
+	}
+	return resize.Decide(p, granted, static, others, n)
 }

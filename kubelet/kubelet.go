@@ -151,7 +151,7 @@ func (k *Kubelet) newRuntime() error {
 		return err
 	}
 	k.loops["container logs"] = rotator.Run
-	return nil
+	return newExclusive(k)
 }
 
 // newWorkers makes the pool of workers and everything that feeds it.

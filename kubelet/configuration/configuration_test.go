@@ -93,7 +93,7 @@ func TestLoad(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"cpuManagerPolicy: static":                                       "cpuManagerPolicy: not supported",
+		"cpuManagerPolicy: dynamic":                                      "cpuManagerPolicy: \"dynamic\" is none of",
 		"featureGates: {NoSuchThing: true}":                              "unrecognized feature gate: NoSuchThing",
 		"featureGates: {InPlacePodVerticalScaling: false}":               "cannot set feature gate InPlacePodVerticalScaling to false, feature is locked to true",
 		"tracing: {endpoint: x}":                                         "tracing: not supported",

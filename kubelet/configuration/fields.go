@@ -24,7 +24,7 @@ var applied = []string{
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
-	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
+	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerReconcilePeriod", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
 
@@ -33,7 +33,6 @@ var inert = map[string]string{
 	"streamingConnectionIdleTimeout":            "streams go to the runtime, which has its own",
 	"volumeStatsAggPeriod":                      "volumes are measured when somebody asks",
 	"kubeletCgroups":                            "the kubelet stays in the cgroup it was started in",
-	"cpuManagerReconcilePeriod":                 "nothing is reconciled on a timer",
 	"topologyManagerScope":                      "there is no topology policy but none",
 	"hairpinMode":                               "the runtime's network sees to it",
 	"makeIPTablesUtilChains":                    "no chains of iptables are made; deprecated",
@@ -67,7 +66,6 @@ func refusals() []refusal {
 		{"preloadedImagesVerificationAllowlist", func(c *conf) bool { return len(c.PreloadedImagesVerificationAllowlist) > 0 }, "leave it out"},
 		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
 		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
-		{"cpuManagerPolicy", func(c *conf) bool { return c.CPUManagerPolicy != "" && c.CPUManagerPolicy != "none" }, "none"},
 		{"cpuManagerPolicyOptions", func(c *conf) bool { return len(c.CPUManagerPolicyOptions) > 0 }, "leave it out"},
 		{"singleProcessOOMKill", func(c *conf) bool { return c.SingleProcessOOMKill != nil && *c.SingleProcessOOMKill }, "false"},
 		{"memoryManagerPolicy", func(c *conf) bool {

@@ -72,6 +72,7 @@ func (v *check) numbers(c *kubeletconfig.KubeletConfiguration) {
 }
 
 func (v *check) words(c *kubeletconfig.KubeletConfiguration) {
+	v.oneOf("cpuManagerPolicy", c.CPUManagerPolicy, "none", "static")
 	v.oneOf("cgroupDriver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.oneOf("hairpinMode", c.HairpinMode, kubeletconfig.HairpinNone, kubeletconfig.HairpinVeth, kubeletconfig.PromiscuousBridge)
 	v.oneOf("authorization.mode", string(c.Authorization.Mode), string(kubeletconfig.KubeletAuthorizationModeAlwaysAllow),

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -84,6 +85,8 @@ spec:
 type chaos struct {
 	*testing.T
 	h *harness.Host
+	// more are further lines of the kubelet's configuration.
+	more string
 	// passing counts the pods that were made to come and go.
 	passing int
 }
@@ -95,14 +98,7 @@ func TestKubeletChaos(t *testing.T) {
 	c := &chaos{T: t, h: h}
 	c.node()
 	stop := c.kubelet(func(int) time.Duration { return time.Hour })
-	harness.Eventually(t, 2*time.Minute, "the node is Ready", func() (bool, string) {
-		out, err := h.Skiff("kubectl", "get", "node", h.Name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
-		return err == nil && out == "True", out
-	})
-	harness.Eventually(t, time.Minute, "the namespace has its service account", func() (bool, string) {
-		out, err := h.Skiff("kubectl", "get", "serviceaccount", "default")
-		return err == nil, out
-	})
+	c.ready()
 	const steady = 20
 	text := chaosObjects
 	for i := range steady {
@@ -147,12 +143,82 @@ func TestKubeletChaos(t *testing.T) {
 	c.inventory(0)
 }
 
+// ready waits until pods can be made.
+func (c *chaos) ready() {
+	c.Helper()
+	harness.Eventually(c, 2*time.Minute, "the node is Ready", func() (bool, string) {
+		out, err := c.h.Skiff("kubectl", "get", "node", c.h.Name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+		return err == nil && out == "True", out
+	})
+	harness.Eventually(c, time.Minute, "the namespace has its service account", func() (bool, string) {
+		out, err := c.h.Skiff("kubectl", "get", "serviceaccount", "default")
+		return err == nil, out
+	})
+}
+
+const cpuPod = `
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: localhost/skiff/busybox:v1
+    command: [sh, -c, "exec sleep 1000"]
+    resources: {limits: {cpu: %q, memory: 32Mi}}
+`
+
+// TestExclusiveCPUs: a Guaranteed pod that asks for a whole CPU has it for itself, and others are moved off it, also over
+// restarts of the kubelet.
+func TestExclusiveCPUs(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("one CPU cannot be divided")
+	}
+	h := harness.NewHost(t)
+	c := &chaos{T: t, h: h, more: "cpuManagerPolicy: static\nreservedSystemCPUs: \"0\"\ncpuManagerReconcilePeriod: 1s\n"}
+	c.node()
+	defer c.kubelet(func(int) time.Duration { return 15 * time.Second })()
+	c.ready()
+	on := func(pod string) string {
+		out, err := h.Skiff("kubectl", "exec", pod, "--", "grep", "Cpus_allowed_list", "/proc/1/status")
+		if err != nil {
+			return err.Error()
+		}
+		return strings.TrimSpace(strings.TrimPrefix(out, "Cpus_allowed_list:"))
+	}
+	runs := func(pod, want string) {
+		t.Helper()
+		harness.Eventually(t, time.Minute, pod+" runs on CPUs "+want, func() (bool, string) { got := on(pod); return got == want, got })
+	}
+	last := runtime.NumCPU() - 1
+	all := fmt.Sprintf("0-%d", last)
+	manifest(t, h, fmt.Sprintf(cpuPod, "shares", "100m"))
+	h.Kubectl("wait", "--for=condition=Ready", "pod/shares", "--timeout=60s")
+	runs("shares", all)
+	manifest(t, h, fmt.Sprintf(cpuPod, "owns", "1"))
+	h.Kubectl("wait", "--for=condition=Ready", "pod/owns", "--timeout=60s")
+	own := on("owns")
+	if own == "0" || strings.ContainsAny(own, "-,") {
+		t.Errorf("its own CPU is %q", own)
+	}
+	harness.Eventually(t, time.Minute, "the other is moved off it", func() (bool, string) {
+		got := on("shares")
+		return got != all && got != own && !strings.Contains(got, "err"), got
+	})
+	time.Sleep(20 * time.Second) // the kubelet is killed meanwhile
+	runs("owns", own)
+	h.Kubectl("delete", "pod", "owns", "--timeout=60s")
+	runs("shares", all)
+}
+
 // node starts everything but the kubelet.
 func (c *chaos) node() {
 	h := c.h
 	conf := map[string]string{
 		"/etc/skiff/cri.toml":   fmt.Sprintf("cgroup = %q\nkeeper = %q\n", h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper")),
-		"/etc/skiff/chaos.yaml": fmt.Sprintf(chaosKubelet, h.CgroupRoot),
+		"/etc/skiff/chaos.yaml": fmt.Sprintf(chaosKubelet, h.CgroupRoot) + c.more,
 	}
 	for path, text := range conf {
 		file := h.Path(path)
