@@ -59,6 +59,13 @@ type podState struct {
 	claims map[string]*Claimed
 	placed map[string]placed // by the name of the pod's volume; guarded by the manager's mutex
 	usage  usage
+	// inherited says that the volumes were set up by a former kubelet and that this one has not yet gone through all of them.
+	// Guarded by busy.
+	inherited bool
+}
+
+func newState() *podState {
+	return &podState{busy: make(chan struct{}, 1), claims: map[string]*Claimed{}, placed: map[string]placed{}}
 }
 
 // New returns a manager of the pods below cfg.Root, which need not exist yet.
@@ -106,20 +113,36 @@ func (m *Manager) Setup(ctx context.Context, pod *v1.Pod) (map[string]Place, err
 }
 
 // Update takes in a newer version of a pod whose volumes are set up. Its live volumes are looked at soon when its labels or
-// annotations changed, which is all that they can show of it.
+// annotations changed, which is all that they can show of it; and when a former kubelet set them up, for their tokens expire
+// whoever does not start again.
 func (m *Manager) Update(pod *v1.Pod) {
 	m.mu.Lock()
-	s := m.pods[pod.UID]
-	if s == nil || s.pod == nil {
+	s, same := m.pods[pod.UID], false
+	switch {
+	case s == nil && m.left(pod.UID):
+		s = newState()
+		s.inherited = true
+		m.pods[pod.UID] = s
+	case s == nil || s.pod == nil:
 		m.mu.Unlock()
 		return
+	default:
+		same = maps.Equal(s.pod.Labels, pod.Labels) && maps.Equal(s.pod.Annotations, pod.Annotations)
 	}
-	same := maps.Equal(s.pod.Labels, pod.Labels) && maps.Equal(s.pod.Annotations, pod.Annotations)
 	s.pod = pod
 	m.mu.Unlock()
 	if !same {
 		m.Changed([]types.UID{pod.UID})
 	}
+}
+
+// left reports whether volumes of the pod are there, though this manager has set up none.
+func (m *Manager) left(uid types.UID) bool {
+	if validUID(uid) != nil {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(m.PodDir(uid), "volumes"))
+	return err == nil
 }
 
 // Changed asks for a look at the live volumes of these pods soon. Pods without volumes are ignored.
@@ -207,7 +230,9 @@ func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
 		return nil
 	}
 	s := &setup{Manager: m, pod: pod, state: state}
-	_, err = s.all(ctx, true)
+	if _, err = s.all(ctx, !state.inherited); err == nil {
+		state.inherited = false
+	}
 	return err
 }
 
@@ -271,7 +296,7 @@ func (m *Manager) acquire(ctx context.Context, uid types.UID) (*podState, error)
 		m.mu.Lock()
 		s := m.pods[uid]
 		if s == nil {
-			s = &podState{busy: make(chan struct{}, 1), claims: map[string]*Claimed{}, placed: map[string]placed{}}
+			s = newState()
 			m.pods[uid] = s
 		}
 		m.mu.Unlock()

@@ -2,6 +2,7 @@ package volume_test
 
 import (
 	"context"
+	"os"
 	"strings"
 	"testing"
 
@@ -141,5 +142,40 @@ func TestAPodThatHangsDelaysNoOther(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestVolumesOfAFormerKubeletAreKeptCurrent(t *testing.T) {
+	root, kind := t.TempDir(), make(shown, 10)
+	start := func() *volume.Manager {
+		m, err := volume.New(volume.Config{Root: root, Kinds: []volume.Kind{kind}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	pod := func(uid types.UID) *v1.Pod {
+		return &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Labels: map[string]string{"uid": string(uid)}}, Spec: v1.PodSpec{Volumes: []v1.Volume{{Name: "v"}}}}
+	}
+	former := start()
+	if _, err := former.Setup(t.Context(), pod("runs")); err != nil {
+		t.Fatal(err)
+	}
+	<-kind
+	if err := os.MkdirAll(former.Dir("runs", "shown", "v"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := start()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	m.Update(pod("new")) // its worker will set it up
+	m.Update(pod("runs"))
+	if got := <-kind; got["uid"] != "runs" {
+		t.Errorf("set up for %v", got)
+	}
+	cancel()
+	if err := <-done; err != nil || len(kind) != 0 {
+		t.Errorf("%v; set up %d times too often", err, len(kind))
 	}
 }

@@ -180,6 +180,11 @@ spec: {storageClassName: shelf, accessModes: [ReadWriteOnce], resources: {reques
 // loadedPod writes to all of them.
 const loadedPod = `
 apiVersion: v1
+kind: ConfigMap
+metadata: {name: note}
+data: {note: before}
+---
+apiVersion: v1
 kind: Pod
 metadata: {name: loaded}
 spec:
@@ -195,12 +200,14 @@ spec:
     - {name: scratch, mountPath: /scratch}
     - {name: inline, mountPath: /inline}
     - {name: shelf, mountPath: /shelf}
+    - {name: note, mountPath: /note}
     volumeDevices:
     - {name: raw, devicePath: /dev/raw}
   volumes:
   - {name: raw, persistentVolumeClaim: {claimName: raw}}
   - {name: cargo, persistentVolumeClaim: {claimName: cargo}}
   - {name: shelf, persistentVolumeClaim: {claimName: shelf}}
+  - {name: note, configMap: {name: note}}
   - {name: inline, csi: {driver: disk.example.org}}
   - name: scratch
     ephemeral:
@@ -260,6 +267,11 @@ func TestCSI(t *testing.T) {
 	if got := sh("cat /cargo/file"); got != "cargo" {
 		t.Errorf("after the node's daemon was killed: %q", got)
 	}
+	h.Kubectl("patch", "configmap", "note", "-p", `{"data":{"note":"after"}}`)
+	harness.Eventually(t, 30*time.Second, "a volume that a former kubelet made shows what changed", func() (bool, string) {
+		got := sh("cat /note/note")
+		return got == "after", got
+	})
 	h.Kubectl("delete", "pod", "loaded", "--timeout=60s")
 	if st := state(""); len(st.InUse) != 0 || len(st.Misuse) != 0 { // before the pod was gone, not after
 		t.Errorf("the pod is gone, and the driver: %+v", st)
