@@ -179,7 +179,8 @@ func TestExclusiveCPUs(t *testing.T) {
 	h := harness.NewHost(t)
 	c := &chaos{T: t, h: h, more: "cpuManagerPolicy: static\nreservedSystemCPUs: \"0\"\ncpuManagerReconcilePeriod: 1s\n"}
 	c.node()
-	defer c.kubelet(func(int) time.Duration { return 15 * time.Second })()
+	var restarts atomic.Int32
+	defer c.kubelet(func(n int) time.Duration { restarts.Store(int32(n)); return 15 * time.Second })()
 	c.ready()
 	on := func(pod string) string {
 		out, err := h.Skiff("kubectl", "exec", pod, "--", "grep", "Cpus_allowed_list", "/proc/1/status")
@@ -207,7 +208,10 @@ func TestExclusiveCPUs(t *testing.T) {
 		got := on("shares")
 		return got != all && got != own && !strings.Contains(got, "err"), got
 	})
-	time.Sleep(20 * time.Second) // the kubelet is killed meanwhile
+	before := restarts.Load()
+	harness.Eventually(t, time.Minute, "the kubelet is killed and started again", func() (bool, string) {
+		return restarts.Load() > before+1, fmt.Sprint(restarts.Load())
+	})
 	runs("owns", own)
 	h.Kubectl("delete", "pod", "owns", "--timeout=60s")
 	runs("shares", all)
