@@ -21,6 +21,7 @@ func (r *Runtime) CreateSandbox(ctx context.Context, p *v1.Pod, attempt uint32, 
 	if err != nil {
 		return "", fmt.Errorf("failed to generate sandbox config: %w", err)
 	}
+	r.complain(p)
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		return "", fmt.Errorf("failed to create log directory: %w", err)
 	}
@@ -35,6 +36,18 @@ func (r *Runtime) CreateSandbox(ctx context.Context, p *v1.Pod, attempt uint32, 
 		return "", err
 	}
 	return resp.PodSandboxId, nil
+}
+
+// complain tells what the pod does not get of the resolver configuration it asked for.
+func (r *Runtime) complain(p *v1.Pod) {
+	content, err := resolv(r.cfg.Node.ResolvConf)
+	if err != nil {
+		return // the sandbox's configuration has failed for the same reason
+	}
+	_, complaints := spec.DNS(r.cfg.Node, p, content)
+	for _, c := range complaints {
+		r.cfg.Events.Warning(p, "", c.Reason, "%s", c.Message)
+	}
 }
 
 func sandboxConfig(n *spec.Node, p *v1.Pod, attempt uint32, cgroupParent string) (*cri.PodSandboxConfig, error) {

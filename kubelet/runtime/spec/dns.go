@@ -1,11 +1,14 @@
 package spec
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // Limits of resolv.conf that pods may rely on: resolv.conf(5) for the servers, KEP-2595 for the searches.
@@ -13,16 +16,41 @@ const (
 	maxServers     = 3
 	maxSearches    = 32
 	maxSearchChars = 2048
+	maxDomain      = 253 // longer ones make resolvers fail
 )
 
+// Complaint is an event about what a pod does not get of the resolver configuration it asked for.
+type Complaint struct{ Reason, Message string }
+
 // DNS is the resolver configuration of a pod by its dnsPolicy and dnsConfig. resolv is the content of the host's file.
-func DNS(n *Node, p *v1.Pod, resolv string) *cri.DNSConfig {
+func DNS(n *Node, p *v1.Pod, resolv string) (*cri.DNSConfig, []Complaint) {
+	var complaints []Complaint
+	if clusterFirst(p) && len(n.ClusterDNS) == 0 {
+		complaints = append(complaints, Complaint{"MissingClusterDNS", fmt.Sprintf(
+			"pod: %q. kubelet does not have ClusterDNS IP configured and cannot create Pod using %q policy. Falling back to %q policy.",
+			pod.Describe(p), v1.DNSClusterFirst, v1.DNSDefault)})
+	}
+	config, more := limited(wantedDNS(n, p, resolv))
+	return config, append(complaints, more...)
+}
+
+// clusterFirst tells whether the pod is to ask the cluster's servers.
+func clusterFirst(p *v1.Pod) bool {
+	switch p.Spec.DNSPolicy {
+	case v1.DNSNone, v1.DNSDefault:
+		return false
+	case v1.DNSClusterFirstWithHostNet:
+		return true
+	}
+	return !p.Spec.HostNetwork
+}
+
+func wantedDNS(n *Node, p *v1.Pod, resolv string) *cri.DNSConfig {
 	config := parseResolv(resolv)
-	switch policy := p.Spec.DNSPolicy; {
-	case policy == v1.DNSNone:
+	switch {
+	case p.Spec.DNSPolicy == v1.DNSNone:
 		config = &cri.DNSConfig{}
-	case policy == v1.DNSDefault, policy != v1.DNSClusterFirstWithHostNet && p.Spec.HostNetwork, len(n.ClusterDNS) == 0:
-	default:
+	case clusterFirst(p) && len(n.ClusterDNS) > 0:
 		config = clusterDNS(n, p, config)
 	}
 	if extra := p.Spec.DNSConfig; extra != nil {
@@ -32,7 +60,7 @@ func DNS(n *Node, p *v1.Pod, resolv string) *cri.DNSConfig {
 			config.Options = setOption(config.Options, o)
 		}
 	}
-	return limited(config)
+	return config
 }
 
 // clusterDNS asks the cluster's servers, and searches the pod's namespace, the cluster and then what the host searches.
@@ -102,15 +130,23 @@ func setOption(options []string, o v1.PodDNSConfigOption) []string {
 	return append(options, entry)
 }
 
-func limited(config *cri.DNSConfig) *cri.DNSConfig {
+// limited cuts off what resolvers do not take, and tells of it.
+func limited(config *cri.DNSConfig) (*cri.DNSConfig, []Complaint) {
+	var complaints []Complaint
 	if len(config.Servers) > maxServers {
 		config.Servers = config.Servers[:maxServers]
+		complaints = append(complaints, Complaint{"DNSConfigForming",
+			"Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: " + strings.Join(config.Servers, " ")})
 	}
-	if len(config.Searches) > maxSearches {
-		config.Searches = config.Searches[:maxSearches]
-	}
+	asked := len(config.Searches)
+	config.Searches = config.Searches[:min(asked, maxSearches)]
+	config.Searches = slices.DeleteFunc(config.Searches, func(s string) bool { return len(s) > maxDomain })
 	for len(strings.Join(config.Searches, " ")) > maxSearchChars {
 		config.Searches = config.Searches[:len(config.Searches)-1]
 	}
-	return config
+	if len(config.Searches) < asked {
+		complaints = append(complaints, Complaint{"DNSConfigForming",
+			"Search Line limits were exceeded, some search paths have been omitted, the applied search line is: " + strings.Join(config.Searches, " ")})
+	}
+	return config, complaints
 }

@@ -16,10 +16,11 @@ func uid(s string) types.UID { return types.UID(s) }
 // Sandbox is the configuration of the pod's sandbox. cgroupParent is the pod's cgroup, resolv the content of the host's
 // resolver configuration.
 func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*cri.PodSandboxConfig, error) {
+	dns, _ := DNS(n, p, resolv)
 	config := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: string(p.UID), Attempt: attempt},
 		LogDirectory: PodLogDir(n.LogsDir, p),
-		DnsConfig:    DNS(n, p, resolv),
+		DnsConfig:    dns,
 		Labels:       podLabels(p),
 		Annotations:  p.Annotations,
 		PortMappings: portMappings(p),

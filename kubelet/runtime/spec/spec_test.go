@@ -2,6 +2,8 @@ package spec
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -155,7 +157,7 @@ func TestDNS(t *testing.T) {
 			&cri.DNSConfig{Servers: []string{"10.43.0.10", "9.9.9.9"},
 				Searches: []string{"ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp", "lan"}, Options: []string{"ndots:1"}}},
 	} {
-		got := DNS(testNode(), parse(t, tc.spec), resolv)
+		got, _ := DNS(testNode(), parse(t, tc.spec), resolv)
 		if got.String() != tc.want.String() {
 			t.Errorf("%s:\n got %v\nwant %v", tc.name, got, tc.want)
 		}
@@ -296,5 +298,28 @@ func TestUserNamespace(t *testing.T) {
 	p.Spec.HostUsers = nil
 	if box, err = Sandbox(n, p, 0, "/", ""); err != nil || box.Linux.SecurityContext.NamespaceOptions.UsernsOptions != nil {
 		t.Errorf("a pod of the host's users: %v %v", box, err)
+	}
+}
+
+func TestDNSLimits(t *testing.T) {
+	p := &v1.Pod{}
+	p.Spec.DNSPolicy, p.Spec.DNSConfig = v1.DNSNone, &v1.PodDNSConfig{Nameservers: []string{"1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"}}
+	for i := range 40 {
+		p.Spec.DNSConfig.Searches = append(p.Spec.DNSConfig.Searches, fmt.Sprintf("s%d.example", i))
+	}
+	p.Spec.DNSConfig.Searches[3] = strings.Repeat("x", 254)
+	got, complaints := DNS(&Node{}, p, "")
+	if len(got.Servers) != 3 || len(got.Searches) != 31 || slices.Contains(got.Searches, p.Spec.DNSConfig.Searches[3]) {
+		t.Errorf("%d servers, %d searches", len(got.Servers), len(got.Searches))
+	}
+	if len(complaints) != 2 || complaints[0].Message != "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 1.1.1.1 2.2.2.2 3.3.3.3" {
+		t.Errorf("%v", complaints)
+	}
+	if _, complaints = DNS(&Node{}, &v1.Pod{}, "nameserver 9.9.9.9"); len(complaints) != 1 || complaints[0].Reason != "MissingClusterDNS" {
+		t.Errorf("%v", complaints)
+	}
+	host := &v1.Pod{Spec: v1.PodSpec{HostNetwork: true, DNSPolicy: v1.DNSClusterFirst}}
+	if _, complaints = DNS(&Node{}, host, ""); len(complaints) != 0 {
+		t.Errorf("a pod of the host's network: %v", complaints)
 	}
 }
