@@ -167,7 +167,7 @@ spec:
   - name: c
     image: localhost/skiff/busybox:v1
     command: [sh, -c, "exec sleep 1000"]
-    resources: {limits: {cpu: %q, memory: 32Mi}}
+    resources: {limits: {%s}}
 `
 
 // TestExclusiveCPUs: a Guaranteed pod that asks for a whole CPU has it for itself, and others are moved off it, also over
@@ -195,10 +195,10 @@ func TestExclusiveCPUs(t *testing.T) {
 	}
 	last := runtime.NumCPU() - 1
 	all := fmt.Sprintf("0-%d", last)
-	manifest(t, h, fmt.Sprintf(cpuPod, "shares", "100m"))
+	manifest(t, h, fmt.Sprintf(cpuPod, "shares", "memory: 32Mi"))
 	h.Kubectl("wait", "--for=condition=Ready", "pod/shares", "--timeout=60s")
 	runs("shares", all)
-	manifest(t, h, fmt.Sprintf(cpuPod, "owns", "1"))
+	manifest(t, h, fmt.Sprintf(cpuPod, "owns", `cpu: "1", memory: 32Mi`))
 	h.Kubectl("wait", "--for=condition=Ready", "pod/owns", "--timeout=60s")
 	own := on("owns")
 	if own == "0" || strings.ContainsAny(own, "-,") {
