@@ -76,14 +76,15 @@ func TestKill(t *testing.T) {
 	fetchHello(t, h)
 }
 
-// podPids maps the host's container processes to their command, by the keeper's children.
+// podPids maps the host's container processes to their command, by the keeper's children, of which one holds streams.
 func podPids(t *testing.T, h *harness.Host) map[string]string {
 	t.Helper()
 	keeper := processes(t, h)["skiff-keeper"]
 	out := map[string]string{}
 	for line := range strings.Lines(h.MustRun("ps", "-o", "pid=,args=", "--ppid", strconv.Itoa(keeper))) {
-		pid, args, _ := strings.Cut(strings.TrimSpace(line), " ")
-		out[pid] = args
+		if pid, args, _ := strings.Cut(strings.TrimSpace(line), " "); !strings.HasPrefix(args, "skiff-hold") {
+			out[pid] = args
+		}
 	}
 	return out
 }
