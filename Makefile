@@ -53,7 +53,7 @@ test-root: build ## kernel-level tests: real namespaces, cgroups, nftables, cont
 
 test-e2e: build ## end-to-end tests: whole nodes on simulated hosts
 	$(call install,$(TEST_PACKAGES))
-	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) $(GO) test -tags seccomp,e2e -count=1 -p 1 -parallel 8 -timeout 15m -v ./test/e2e/...
+	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) $(GO) test -tags seccomp,e2e -count=1 -p 1 -parallel 8 -timeout 25m -v ./test/e2e/...
 
 critest: build ## run critest against skiff-cri, from the PATH or CRITEST=path (CRITEST_FOCUS=regexp chooses specs)
 	$(call install,$(TEST_PACKAGES))
