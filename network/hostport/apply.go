@@ -4,17 +4,30 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
+	mdnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/network"
 )
 
+// patience is how long the kernel may take to answer. One without nftables leaves the last question of a transaction
+// unanswered, and the library would wait for ever.
+const patience = 20 * time.Second
+
+// dial opens nftables; what is asked through it fails when it is not answered in time.
+func dial() (*nftables.Conn, error) {
+	return nftables.New(nftables.WithSockOptions(func(c *mdnetlink.Conn) error {
+		return c.SetDeadline(time.Now().Add(patience))
+	}))
+}
+
 // sync makes the whole table anew, in one transaction.
 func (t *Table) sync() error {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
@@ -79,7 +92,7 @@ func concat(lists ...[]netip.Prefix) []netip.Prefix {
 
 // elementwise adds or deletes an entry's elements in one transaction.
 func (t *Table) elementwise(e Entry, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}

@@ -281,7 +281,7 @@ func (t *Table) masquerades() []netip.Prefix {
 
 // current says whether the table is there and was made from this configuration.
 func (t *Table) current() bool {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return false
 	}
@@ -291,7 +291,7 @@ func (t *Table) current() bool {
 
 // Remove deletes the table of that name. Removing what is gone succeeds.
 func Remove(name string) error {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return fmt.Errorf("remove nftables table %s: %w", name, err)
 	}
