@@ -11,6 +11,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/cpus"
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/podresources"
 )
 
 // newExclusive makes what gives containers CPUs of their own, where cpuManagerPolicy is static.
@@ -75,4 +76,41 @@ func (k *admission) withoutCPUs(p *v1.Pod) *pod.End {
 		return nil
 	}
 	return k.refuse(p, "UnexpectedAdmissionError", fmt.Sprintf("Allocate failed due to %v, which is unexpected", err))
+}
+
+// newPodResources serves the pod-resources API. That it cannot must not stop the kubelet.
+func newPodResources(k *Kubelet) {
+	own := func(p *v1.Pod, container string) []int64 {
+		if k.facts.exclusive == nil {
+			return nil
+		}
+		set, own, err := k.facts.exclusive.Of(p.UID, container)
+		if err != nil || !own {
+			return nil
+		}
+		return ids(set)
+	}
+	allocatable := func() []int64 {
+		if k.facts.exclusive == nil {
+			return nil
+		}
+		return ids(k.facts.exclusive.Allocatable())
+	}
+	s := podresources.New(podresources.Config{Socket: filepath.Join(k.cfg.RootDir, "pod-resources", "kubelet.sock"),
+		Pods: k.Pods, Own: own, Allocatable: allocatable})
+	k.loops["pod resources"] = func(ctx context.Context) error {
+		if err := s.Run(ctx); err != nil {
+			k.log.Warn("the pod-resources API is not served", "err", err)
+			<-ctx.Done()
+		}
+		return nil
+	}
+}
+
+func ids(set cpuset.CPUSet) []int64 {
+	var list []int64
+	for _, id := range set.List() {
+		list = append(list, int64(id))
+	}
+	return list
 }

@@ -151,6 +151,7 @@ func (k *Kubelet) newRuntime() error {
 		return err
 	}
 	k.loops["container logs"] = rotator.Run
+	newPodResources(k)
 	return newExclusive(k)
 }
 

@@ -97,7 +97,7 @@ func (a *Allocator) Allocate(p *v1.Pod) error {
 	if err != nil {
 		return err
 	}
-	free := a.cfg.Topology.All().Difference(a.cfg.Reserved).Difference(taken)
+	free := a.Allocatable().Difference(taken)
 	set, ok := a.cfg.Topology.Take(free, max(together, alone))
 	if !ok {
 		return fmt.Errorf("not enough cpus available to satisfy request: requested=%d, available=%d", max(together, alone), free.Size())
@@ -198,6 +198,11 @@ func (a *Allocator) Of(uid types.UID, container string) (set cpuset.CPUSet, own 
 	}
 	taken, err := a.taken()
 	return a.cfg.Topology.All().Difference(taken), false, err
+}
+
+// Allocatable are the processors that may be given away.
+func (a *Allocator) Allocatable() cpuset.CPUSet {
+	return a.cfg.Topology.All().Difference(a.cfg.Reserved)
 }
 
 func (a *Allocator) changed() {

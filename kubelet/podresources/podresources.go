@@ -1,0 +1,107 @@
+// Package podresources serves the pod-resources API (KEP-606, v1): it tells monitoring agents of the node, over a unix
+// socket, which pods there are and which CPUs their containers have for themselves.
+package podresources
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	v1 "k8s.io/api/core/v1"
+	api "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
+)
+
+// Config of a Server. All fields are required.
+type Config struct {
+	// Socket is the path to listen on.
+	Socket string
+	// Pods lists the node's pods with their newest statuses.
+	Pods func() []*v1.Pod
+	// Own tells which CPUs a container has for itself; Allocatable, which ones may be given so.
+	Own         func(p *v1.Pod, container string) []int64
+	Allocatable func() []int64
+}
+
+// Server serves the API.
+type Server struct {
+	api.UnimplementedPodResourcesListerServer
+	cfg Config
+}
+
+// New makes a server.
+func New(cfg Config) *Server { return &Server{cfg: cfg} }
+
+// Run serves until ctx ends. A socket that another kubelet has left is replaced.
+func (s *Server) Run(ctx context.Context) error {
+	if err := os.MkdirAll(filepath.Dir(s.cfg.Socket), 0o750); err != nil {
+		return fmt.Errorf("make the directory of the pod-resources socket: %w", err)
+	}
+	if err := os.Remove(s.cfg.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the old pod-resources socket: %w", err)
+	}
+	l, err := net.Listen("unix", s.cfg.Socket)
+	if err != nil {
+		return fmt.Errorf("listen on the pod-resources socket: %w", err)
+	}
+	srv := grpc.NewServer()
+	api.RegisterPodResourcesListerServer(srv, s)
+	stop := context.AfterFunc(ctx, srv.Stop)
+	defer stop()
+	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve pod resources: %w", err)
+	}
+	return nil
+}
+
+// List tells of all pods that have not ended.
+func (s *Server) List(context.Context, *api.ListPodResourcesRequest) (*api.ListPodResourcesResponse, error) {
+	resp := &api.ListPodResourcesResponse{}
+	for _, p := range s.cfg.Pods() {
+		if p.Status.Phase != v1.PodSucceeded && p.Status.Phase != v1.PodFailed {
+			resp.PodResources = append(resp.PodResources, s.resources(p))
+		}
+	}
+	return resp, nil
+}
+
+// Get tells of one pod.
+func (s *Server) Get(_ context.Context, r *api.GetPodResourcesRequest) (*api.GetPodResourcesResponse, error) {
+	for _, p := range s.cfg.Pods() {
+		if p.Name == r.PodName && p.Namespace == r.PodNamespace {
+			return &api.GetPodResourcesResponse{PodResources: s.resources(p)}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "pod %s in namespace %s not found", r.PodName, r.PodNamespace)
+}
+
+// GetAllocatableResources tells what may be given to containers for themselves.
+func (s *Server) GetAllocatableResources(context.Context, *api.AllocatableResourcesRequest) (*api.AllocatableResourcesResponse, error) {
+	return &api.AllocatableResourcesResponse{CpuIds: s.cfg.Allocatable()}, nil
+}
+
+// resources lists the containers of a pod: sidecars, then main containers.
+func (s *Server) resources(p *v1.Pod) *api.PodResources {
+	out := &api.PodResources{Name: p.Name, Namespace: p.Namespace}
+	add := func(c *v1.Container) {
+		out.Containers = append(out.Containers, &api.ContainerResources{Name: c.Name, CpuIds: s.cfg.Own(p, c.Name)})
+	}
+	for i := range p.Spec.InitContainers {
+		if c := &p.Spec.InitContainers[i]; pod.Sidecar(c) {
+			add(c)
+		}
+	}
+	for i := range p.Spec.Containers {
+		add(&p.Spec.Containers[i])
+	}
+	return out
+}
