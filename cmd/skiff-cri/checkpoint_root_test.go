@@ -4,12 +4,15 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +22,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// counter counts in its memory and shows it in a file.
-const counter = "i=0; while true; do i=$((i+1)); echo $i >/count; sleep 0.05; done"
+// counter counts in its memory, and shows it in a file and on its streams.
+const counter = "i=0; while true; do i=$((i+1)); echo $i >/count; echo out $i; echo err $i >&2; sleep 0.05; done"
 
 // criuWorks asks CRIU itself.
 func criuWorks() error {
@@ -108,18 +111,15 @@ func TestBadCheckpointRequests(t *testing.T) {
 	}
 }
 
-// TestCheckpointAndRestore freezes a pod that counts, and lets another go on where it was.
-func TestCheckpointAndRestore(t *testing.T) {
+func TestCheckpointOfAContainer(t *testing.T) {
 	if err := criuWorks(); err != nil {
 		t.Skipf("CRIU does not work here: %v", err)
 	}
 	h := newHost(t)
 	config := h.sandboxConfig("pod")
 	box := h.runSandbox(config)
-	c := containerConfig("app", counter)
-	id := h.start(box, c, config)
-	h.until("it has counted", func() bool { return len(strings.TrimSpace(h.exec(id, "cat", "/count"))) > 1 })
-
+	id := h.start(box, containerConfig("app", counter), config)
+	at := h.countsBeyond(id, 0)
 	archive := filepath.Join(h.dir, "archive.tar")
 	if _, err := h.runtime.CheckpointContainer(t.Context(), &cri.CheckpointContainerRequest{ContainerId: id, Location: archive}); err != nil {
 		t.Fatal(err)
@@ -130,46 +130,163 @@ func TestCheckpointAndRestore(t *testing.T) {
 			t.Errorf("%s is not in the archive: %v", want, names)
 		}
 	}
-	out := filepath.Join(h.dir, "checkpoint")
-	if err := os.Mkdir(out, 0o700); err != nil {
-		t.Fatal(err)
+	if names["checkpoint/skiff-criu.conf"] {
+		t.Error("the archive tells CRIU what to do")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	if _, err := h.runtime.CheckpointPod(ctx, &cri.CheckpointPodRequest{PodSandboxId: box, OutputPath: out, ContainerIds: []string{id}}); err != nil {
-		t.Fatal(err)
-	}
-	at := strings.TrimSpace(h.exec(id, "cat", "/count"))
-	h.until("it counts on", func() bool { return strings.TrimSpace(h.exec(id, "cat", "/count")) != at })
+	h.countsBeyond(id, at)
 	h.remove(box)
+	h.nothingLeft()
+}
 
-	config.Metadata.Uid, config.Metadata.Attempt = "restored", 2
-	r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: out, Config: config, ContainerConfigs: []*cri.ContainerConfig{c}})
-	if status.Code(err) == codes.Unimplemented && strings.Contains(err.Error(), "criu 3") {
-		h.nothingLeft()
-		t.Skipf("checkpoints work; restoring does not: %v", err)
+// frozenPod checkpoints a pod of containers that count, and removes it. It returns the directory and where they were.
+func (h *host) frozenPod(config *cri.PodSandboxConfig, containers []*cri.ContainerConfig) (dir string, at map[string]int) {
+	h.Helper()
+	box := h.runSandbox(config)
+	at = map[string]int{}
+	var ids []string
+	for i, c := range containers {
+		id := h.start(box, c, config)
+		ids = append(ids, id)
+		at[c.Metadata.Name] = h.countsBeyond(id, 10*(i+1))
 	}
+	dir = filepath.Join(h.dir, "checkpoint")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		h.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(h.Context(), 2*time.Minute)
+	defer cancel()
+	if _, err := h.runtime.CheckpointPod(ctx, &cri.CheckpointPodRequest{PodSandboxId: box, OutputPath: dir, ContainerIds: ids}); err != nil {
+		h.Fatal(err)
+	}
+	for i, c := range containers {
+		h.countsBeyond(ids[i], at[c.Metadata.Name]+1) // the pod goes on
+	}
+	h.remove(box)
+	h.nothingLeft()
+	return dir, at
+}
+
+// countsBeyond waits until a counter has passed a number, and says where it is.
+func (h *host) countsBeyond(id string, number int) (at int) {
+	h.Helper()
+	h.until("it counts", func() bool {
+		// It may be about to write.
+		at, _ = strconv.Atoi(strings.TrimSpace(h.exec(id, "sh", "-c", "cat /count || true")))
+		return at > number
+	})
+	return at
+}
+
+// TestCheckpointAndRestore freezes a pod that counts, and lets another go on where it was: in a network, cgroups and logs
+// of its own.
+func TestCheckpointAndRestore(t *testing.T) {
+	if err := criuWorks(); err != nil {
+		t.Skipf("CRIU does not work here: %v", err)
+	}
+	h := newHost(t)
+	config := h.sandboxConfig("pod")
+	containers := []*cri.ContainerConfig{containerConfig("app", counter), containerConfig("interactive", counter)}
+	containers[1].Stdin = true
+	dir, at := h.frozenPod(config, containers)
+
+	config.Metadata.Uid, config.Metadata.Attempt, config.LogDirectory = "restored", 2, filepath.Join(h.dir, "logs", "restored")
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: containers})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.RestoredContainers) != 1 || r.RestoredContainers[0].Name != "app" {
+	if len(r.RestoredContainers) != 2 || r.RestoredContainers[0].Name != "app" || r.RestoredContainers[1].Name != "interactive" {
 		t.Fatalf("%v", r)
 	}
-	again := r.RestoredContainers[0].ContainerId
-	if s := h.status(again); s.State != cri.ContainerState_CONTAINER_CREATED {
-		t.Errorf("after the restore: %v", s.State)
+	for _, c := range r.RestoredContainers {
+		if s := h.status(c.ContainerId); s.State != cri.ContainerState_CONTAINER_CREATED {
+			t.Errorf("%s after the restore: %v", c.Name, s.State)
+		}
 	}
-	if _, err := h.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: again}); err != nil {
-		t.Fatalf("%v\n%s", err, h.log())
+	for _, c := range r.RestoredContainers {
+		h.goesOn(ctx, r.PodSandboxId, c, at[c.Name])
+		log := filepath.Join(config.LogDirectory, c.Name+".log")
+		h.until("both streams are logged", func() bool {
+			out, errs := 0, 0
+			for _, line := range h.logged(log) {
+				_, _ = fmt.Sscanf(line, "out %d", &out)
+				_, _ = fmt.Sscanf(line, "err %d", &errs)
+			}
+			return out > at[c.Name]+10 && errs > at[c.Name]+10
+		})
+		if first := h.logged(log)[0]; first == "out 1" || first == "err 1" {
+			t.Errorf("%s logs from the start: %q", c.Name, first)
+		}
 	}
-	if n := strings.TrimSpace(h.exec(again, "cat", "/count")); len(n) < 2 {
-		t.Errorf("it counts from the start: %s", n)
-	}
-	if _, err := h.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: again}); err != nil {
-		t.Fatal(err)
-	}
+	h.stops(ctx, r.RestoredContainers[0].ContainerId)
 	h.remove(r.PodSandboxId)
 	h.nothingLeft()
+}
+
+// goesOn starts a restored container, which must count on from a number, with the pod's address and a cgroup of its own.
+func (h *host) goesOn(ctx context.Context, box string, c *cri.RestoredContainer, from int) {
+	h.Helper()
+	id := c.ContainerId
+	if _, err := h.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id}); err != nil {
+		h.Fatalf("%s: %v", c.Name, err)
+	}
+	seen := h.countsBeyond(id, 0)
+	if seen < from {
+		h.Errorf("%s was at %d, and goes on from %d", c.Name, from, seen)
+	}
+	if now := h.countsBeyond(id, seen); now > 100*seen {
+		h.Errorf("%s jumped from %d to %d", c.Name, seen, now)
+	}
+	if s := h.status(id); s.State != cri.ContainerState_CONTAINER_RUNNING {
+		h.Errorf("%s is %v", c.Name, s.State)
+	}
+	if out := h.exec(id, "busybox", "ip", "addr"); !strings.Contains(out, h.ip(box)) {
+		h.Errorf("%s does not have the pod's address %s: %s", c.Name, h.ip(box), out)
+	}
+	// An exec joins the container's cgroup, where the counting shell must be.
+	h.expect(id, "busybox cmp /proc/1/cgroup /proc/self/cgroup && echo same", "same")
+}
+
+// stops ends a container that was restored: shells that are init ignore SIGTERM, so it is killed.
+func (h *host) stops(ctx context.Context, id string) {
+	h.Helper()
+	if _, err := h.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id}); err != nil {
+		h.Fatal(err)
+	}
+	if s := h.status(id); s.State != cri.ContainerState_CONTAINER_EXITED || s.ExitCode != 137 {
+		h.Errorf("after the stop: %v, code %d", s.State, s.ExitCode)
+	}
+}
+
+// TestRestoreThatFailsLeavesNothing, whether the request does not fit or the checkpoint is damaged.
+func TestRestoreThatFailsLeavesNothing(t *testing.T) {
+	if err := criuWorks(); err != nil {
+		t.Skipf("CRIU does not work here: %v", err)
+	}
+	h := newHost(t)
+	config := h.sandboxConfig("pod")
+	containers := []*cri.ContainerConfig{containerConfig("one", counter), containerConfig("two", counter)}
+	dir, _ := h.frozenPod(config, containers)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	refused := func(what string, containers []*cri.ContainerConfig) {
+		if r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: containers}); err == nil {
+			t.Errorf("%s: %v", what, r)
+		}
+		h.nothingLeft()
+	}
+	refused("one is missing", containers[:1])
+	refused("another program", []*cri.ContainerConfig{containers[0], containerConfig("two", "sleep 1000")})
+	diff := filepath.Join(dir, "two", "rootfs-diff.tar")
+	if err := os.WriteFile(diff, bytes.Repeat([]byte("no archive"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("the second's files are damaged", containers)
+	if err := os.Remove(diff); err != nil {
+		t.Fatal(err)
+	}
+	refused("the second's files are missing", containers)
 }
 
 func (h *host) archived(path string) map[string]bool {

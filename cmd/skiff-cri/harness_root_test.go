@@ -212,7 +212,7 @@ func (h *host) nothingLeft() {
 			h.Errorf("a mount is left: %s", line)
 		}
 	}
-	for _, dir := range []string{"ns", "sandboxes", "containers", "records/sandboxes", "records/containers"} {
+	for _, dir := range []string{"ns", "sandboxes", "containers", "records/sandboxes", "records/containers", "restores"} {
 		entries, _ := os.ReadDir(filepath.Join(run, dir))
 		for _, e := range entries {
 			h.Errorf("%s/%s is left", dir, e.Name())

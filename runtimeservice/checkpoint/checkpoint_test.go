@@ -150,12 +150,3 @@ func TestUsableNamesTheRemedy(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestVersionOf(t *testing.T) {
-	if got := versionOf("Version: 3.17.1\nGitID: v3\n"); got != "3.17.1" {
-		t.Error(got)
-	}
-	if got := versionOf("nonsense"); got != "" {
-		t.Error(got)
-	}
-}

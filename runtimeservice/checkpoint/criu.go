@@ -35,25 +35,3 @@ func reason(out []byte) string {
 	}
 	return strings.Join(lines, "; ")
 }
-
-// restorable refuses the versions that are known to fail: CRIU 3 reads a configuration file twice, and then looks in vain
-// for the streams that it has already taken.
-func restorable(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "criu", "--version").Output()
-	if err != nil {
-		return fmt.Errorf("ask criu for its version: %w", err)
-	}
-	if version := versionOf(string(out)); strings.HasPrefix(version, "3.") {
-		return fmt.Errorf("restoring pods is %w with criu %s: it cannot take over the containers' streams; it takes criu 4", runtimeservice.ErrUnsupported, version)
-	}
-	return nil
-}
-
-func versionOf(out string) string {
-	for line := range strings.Lines(out) {
-		if version, found := strings.CutPrefix(line, "Version: "); found {
-			return strings.TrimSpace(version)
-		}
-	}
-	return ""
-}

@@ -142,9 +142,6 @@ func (c *Checkpoints) RestoreSandbox(ctx context.Context, r runtimeservice.Sandb
 	if err := Usable(ctx); err != nil {
 		return out, err
 	}
-	if err := restorable(ctx); err != nil {
-		return out, err
-	}
 	out = runtimeservice.Restored{Containers: map[string]string{}}
 	if out.SandboxID, err = c.Sandboxes.RunSandbox(ctx, r.Config); err != nil {
 		return out, err

@@ -18,13 +18,13 @@ func (n *Native) Checkpoint(_ context.Context, id, images string) error {
 	if err != nil {
 		return fmt.Errorf("load container: %w", err)
 	}
-	if err := n.external(c, id, images); err != nil {
+	if err := external(c, images); err != nil {
 		return err
 	}
 	if err := c.Checkpoint(criu(images)); err != nil {
 		return fmt.Errorf("criu: %w%s", err, complaints(filepath.Join(images, "dump.log")))
 	}
-	return nil
+	return os.Remove(filepath.Join(images, criuConf))
 }
 
 // criu are the options of both ways. Established connections are kept: the pod that is restored may have their address.
@@ -54,7 +54,7 @@ func (n *Native) restore(req Create, c *libcontainer.Container, config *configs.
 	if err := os.WriteFile(filepath.Join(n.root, req.ID, restored), nil, 0o600); err != nil {
 		return Created{}, errors.Join(fmt.Errorf("restore: %w", err), c.Destroy())
 	}
-	if err := n.inherit(req.ID, req.Restore); err != nil {
+	if err := inherit(c, req.Restore); err != nil {
 		return Created{}, errors.Join(err, c.Destroy())
 	}
 	if err := c.Restore(process, criu(req.Restore)); err != nil {

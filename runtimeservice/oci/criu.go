@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,27 +18,33 @@ import (
 // A container's streams are named pipes of the keeper's, which no mount of the container shows. CRIU writes such a file
 // when it is told that it is external, and continues with another in its place; it is told by a configuration file, whose
 // name is an annotation.
+//
+// CRIU reads that file twice: before it goes to its working directory and after. What is there twice is done twice, and the
+// descriptor of a stream that has been taken over can't be taken again. So the name is a relative one, of a file beside
+// the images: the first time, in the keeper's working directory, there is none, which CRIU ignores.
 const (
 	criuAnnotation = "org.criu.config"
-	usualCriuConf  = "/etc/criu/runc.conf" // the user's, which ours adds to
+	userAnnotation = "skiff.criu.config"   // the user's annotation, whose place ours takes
+	usualCriuConf  = "/etc/criu/runc.conf" // of users without an annotation
+	criuConf       = "skiff-criu.conf"     // what is in the user's, and our own lines
 	streamsFile    = "streams.json"        // among the images: descriptor → CRIU's name of the file
 )
 
-func (n *Native) criuConf(id string) string { return filepath.Join(n.root, id, "criu.conf") }
-
-// annotateCriu names the configuration file, unless the user has one for this container.
-func (n *Native) annotateCriu(id string, spec *specs.Spec) {
-	if _, has := spec.Annotations[criuAnnotation]; has {
-		return
+// annotateCriu names our configuration file, and keeps the name of the user's.
+func annotateCriu(spec *specs.Spec) {
+	usual, has := spec.Annotations[criuAnnotation]
+	if !has {
+		usual = usualCriuConf
 	}
+	spec.Annotations = maps.Clone(spec.Annotations)
 	if spec.Annotations == nil {
 		spec.Annotations = map[string]string{}
 	}
-	spec.Annotations[criuAnnotation] = n.criuConf(id)
+	spec.Annotations[userAnnotation], spec.Annotations[criuAnnotation] = usual, criuConf
 }
 
 // external tells CRIU of the streams that are named pipes, and notes them beside the images.
-func (n *Native) external(c *libcontainer.Container, id, images string) error {
+func external(c *libcontainer.Container, images string) error {
 	state, err := c.State()
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
@@ -61,11 +68,11 @@ func (n *Native) external(c *libcontainer.Container, id, images string) error {
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	return n.writeConf(id, lines)
+	return writeConf(c, images, lines)
 }
 
 // inherit has CRIU put the new streams in the place of the old.
-func (n *Native) inherit(id, images string) error {
+func inherit(c *libcontainer.Container, images string) error {
 	text, err := os.ReadFile(filepath.Join(images, streamsFile))
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
@@ -81,19 +88,35 @@ func (n *Native) inherit(id, images string) error {
 		}
 		lines = append(lines, fmt.Sprintf("inherit-fd fd[%d]:%s", fd, name))
 	}
-	return n.writeConf(id, lines)
+	return writeConf(c, images, lines)
 }
 
-func (n *Native) writeConf(id string, lines []string) error {
-	usual, err := os.ReadFile(usualCriuConf)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("configure CRIU: %w", err)
+// writeConf has CRIU do what the user wants, and then what the lines say.
+func writeConf(c *libcontainer.Container, images string, lines []string) error {
+	text, err := userConf(c.Config().Labels)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(images, criuConf), []byte(text+strings.Join(lines, "\n")+"\n"), 0o600)
 	}
-	text := string(usual) + "\n" + strings.Join(lines, "\n") + "\n"
-	if err := os.WriteFile(n.criuConf(id), []byte(text), 0o600); err != nil {
+	if err != nil {
 		return fmt.Errorf("configure CRIU: %w", err)
 	}
 	return nil
+}
+
+// userConf is what the user's configuration file says; CRIU ignores one that is missing, and so does this.
+func userConf(labels []string) (string, error) {
+	for _, label := range labels {
+		path, found := strings.CutPrefix(label, userAnnotation+"=")
+		if !found || path == "" {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		return string(text) + "\n", err
+	}
+	return "", nil
 }
 
 // pipeName is CRIU's name of a named pipe that a process has open, "file[mount:inode]" in hexadecimal; "" for anything

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,5 +41,31 @@ func TestPipeName(t *testing.T) {
 		if got, err := pipeName(cmd.Process.Pid, fd); got != "" || err != nil {
 			t.Errorf("descriptor %d: %q, %v", fd, got, err)
 		}
+	}
+}
+
+// TestUserConf finds the user's configuration file by the annotation that ours has taken the place of.
+func TestUserConf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "own.conf")
+	if err := os.WriteFile(path, []byte("tcp-close"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for annotation, want := range map[string]string{path: "tcp-close\n", path + ".none": "", "": ""} {
+		spec := &specs.Spec{Annotations: map[string]string{criuAnnotation: annotation}}
+		annotateCriu(spec)
+		if filepath.IsAbs(spec.Annotations[criuAnnotation]) {
+			t.Errorf("CRIU would read %s twice", spec.Annotations[criuAnnotation])
+		}
+		var labels []string
+		for key, value := range spec.Annotations { // as libcontainer makes them
+			labels = append(labels, key+"="+value)
+		}
+		if got, err := userConf(labels); got != want || err != nil {
+			t.Errorf("%q: %q, %v", annotation, got, err)
+		}
+	}
+	spec := &specs.Spec{}
+	if annotateCriu(spec); spec.Annotations[userAnnotation] != usualCriuConf {
+		t.Errorf("without an annotation: %v", spec.Annotations)
 	}
 }

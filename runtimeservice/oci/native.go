@@ -70,7 +70,7 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 	if err := n.limits.apply(spec); err != nil {
 		return Created{}, fmt.Errorf("%w: %w", ErrSpec, err)
 	}
-	n.annotateCriu(req.ID, spec)
+	annotateCriu(spec)
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:       req.ID,
 		UseSystemdCgroup: req.SystemdCgroup,
