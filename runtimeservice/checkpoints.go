@@ -13,6 +13,7 @@ type Checkpoints interface {
 	// CheckpointSandbox writes running containers of a sandbox, all as of the same moment, into an empty directory.
 	CheckpointSandbox(ctx context.Context, c SandboxCheckpoint) error
 	// RestoreSandbox makes a sandbox and its containers, which continue when they are started. On error nothing is left.
+	// Repeated, it finds what it has made, until a container of it is started: then it is an error, ErrState.
 	RestoreSandbox(ctx context.Context, r SandboxRestore) (Restored, error)
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -185,19 +187,30 @@ func TestCheckpointAndRestore(t *testing.T) {
 	}
 	h := newHost(t)
 	config := h.sandboxConfig("pod")
-	containers := []*cri.ContainerConfig{containerConfig("app", counter), containerConfig("interactive", counter)}
+	containers := []*cri.ContainerConfig{containerConfig("app", counter), containerConfig("interactive", counter), containerConfig("terminal", counter)}
 	containers[1].Stdin = true
+	containers[2].Stdin, containers[2].Tty = true, true
 	dir, at := h.frozenPod(config, containers)
 
 	config.Metadata.Uid, config.Metadata.Attempt, config.LogDirectory = "restored", 2, filepath.Join(h.dir, "logs", "restored")
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: containers})
+	request := &cri.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: containers}
+	r, err := h.runtime.RestorePod(ctx, request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.RestoredContainers) != 2 || r.RestoredContainers[0].Name != "app" || r.RestoredContainers[1].Name != "interactive" {
+	var names []string
+	for _, c := range r.RestoredContainers {
+		names = append(names, c.Name)
+	}
+	if !slices.Equal(names, []string{"app", "interactive", "terminal"}) {
 		t.Fatalf("%v", r)
+	}
+	h.kill()
+	h.up()
+	if again, err := h.runtime.RestorePod(ctx, request); err != nil || !proto.Equal(again, r) {
+		t.Errorf("the same request again: %v, %v, want %v", again, err, r)
 	}
 	for _, c := range r.RestoredContainers {
 		if s := h.status(c.ContainerId); s.State != cri.ContainerState_CONTAINER_CREATED {
@@ -219,6 +232,10 @@ func TestCheckpointAndRestore(t *testing.T) {
 			t.Errorf("%s logs from the start: %q", c.Name, first)
 		}
 	}
+	if _, err := h.runtime.RestorePod(ctx, request); err == nil {
+		t.Error("a pod that runs is restored")
+	}
+	h.countsBeyond(r.RestoredContainers[1].ContainerId, h.countsBeyond(r.RestoredContainers[1].ContainerId, 0)) // unharmed
 	h.stops(ctx, r.RestoredContainers[0].ContainerId)
 	h.remove(r.PodSandboxId)
 	h.nothingLeft()
@@ -278,6 +295,21 @@ func TestRestoreThatFailsLeavesNothing(t *testing.T) {
 	}
 	refused("one is missing", containers[:1])
 	refused("another program", []*cri.ContainerConfig{containers[0], containerConfig("two", "sleep 1000")})
+	if err := os.Truncate(filepath.Join(dir, "two", "checkpoint", "core-1.img"), 0); err != nil {
+		t.Fatal(err)
+	}
+	r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: containers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: r.RestoredContainers[1].ContainerId}); err == nil || !strings.Contains(err.Error(), "criu") {
+		t.Errorf("a process without registers: %v", err)
+	}
+	if s := h.status(r.RestoredContainers[1].ContainerId); s.State != cri.ContainerState_CONTAINER_EXITED {
+		t.Errorf("what could not be started is %v", s.State)
+	}
+	h.remove(r.PodSandboxId)
+	h.nothingLeft()
 	diff := filepath.Join(dir, "two", "rootfs-diff.tar")
 	if err := os.WriteFile(diff, bytes.Repeat([]byte("no archive"), 1000), 0o600); err != nil {
 		t.Fatal(err)
@@ -287,6 +319,58 @@ func TestRestoreThatFailsLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused("the second's files are missing", containers)
+}
+
+// TestRestoredInput speaks to programs that count the lines they read, before and after.
+func TestRestoredInput(t *testing.T) {
+	if err := criuWorks(); err != nil {
+		t.Skipf("CRIU does not work here: %v", err)
+	}
+	h := newHost(t)
+	config := h.sandboxConfig("pod")
+	box := h.runSandbox(config)
+	const script = `n=0; while read -r line; do n=$((n+1)); echo "line $n: $line"; done`
+	containers := []*cri.ContainerConfig{containerConfig("pipe", script), containerConfig("terminal", script)}
+	containers[0].Stdin = true
+	containers[1].Stdin, containers[1].Tty = true, true
+	var ids []string
+	for _, c := range containers {
+		id := h.start(box, c, config)
+		ids = append(ids, id)
+		h.says(id, c.Tty, "before", "line 1: before")
+	}
+	dir := filepath.Join(h.dir, "checkpoint")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	if _, err := h.runtime.CheckpointPod(ctx, &cri.CheckpointPodRequest{PodSandboxId: box, OutputPath: dir, ContainerIds: ids}); err != nil {
+		t.Fatal(err)
+	}
+	h.remove(box)
+	r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: containers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range r.RestoredContainers {
+		if _, err := h.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
+			t.Fatal(err)
+		}
+		h.says(c.ContainerId, containers[i].Tty, "after", "line 2: after")
+	}
+	h.remove(r.PodSandboxId)
+	h.nothingLeft()
+}
+
+// says attaches to a container, and waits for its answer to a line.
+func (h *host) says(id string, tty bool, line, want string) {
+	h.Helper()
+	r, err := h.runtime.Attach(h.Context(), &cri.AttachRequest{ContainerId: id, Stdin: true, Stdout: true, Tty: tty})
+	if err != nil {
+		h.Fatal(err)
+	}
+	h.attach(r.Url, tty, line+"\n", want)
 }
 
 func (h *host) archived(path string) map[string]bool {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/skiff-node/skiff/runtimeservice"
@@ -32,7 +33,7 @@ type Runtime interface {
 	Freeze(ctx context.Context, u Unit) error
 	Thaw(ctx context.Context, u Unit) error
 	// ContinueFrom makes the start of a created container the continuation of what CRIU wrote; copies is a directory for
-	// its files that lasts as long.
+	// its files that lasts as long. Where that is so already, fill is not called.
 	ContinueFrom(id string, fill func(rootfs, copies string) error) error
 }
 
@@ -41,6 +42,8 @@ type Checkpoints struct {
 	Runtime    Runtime
 	Sandboxes  runtimeservice.Sandboxes
 	Containers runtimeservice.Containers
+
+	restoring sync.Mutex // a restore that is repeated meanwhile waits, and finds what the first has made
 }
 
 // The names in an archive, as Podman and CRI-O made them common (checkpointctl reads them).

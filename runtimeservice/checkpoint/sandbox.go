@@ -142,19 +142,43 @@ func (c *Checkpoints) RestoreSandbox(ctx context.Context, r runtimeservice.Sandb
 	if err := Usable(ctx); err != nil {
 		return out, err
 	}
-	out = runtimeservice.Restored{Containers: map[string]string{}}
-	if out.SandboxID, err = c.Sandboxes.RunSandbox(ctx, r.Config); err != nil {
+	c.restoring.Lock()
+	defer c.restoring.Unlock()
+	// Nothing cuts this short: what it makes must be known, to be removed.
+	box, err := c.Sandboxes.RunSandbox(context.WithoutCancel(ctx), r.Config)
+	if err != nil {
 		return out, err
 	}
+	if err := c.unused(ctx, box); err != nil {
+		return out, err
+	}
+	out = runtimeservice.Restored{SandboxID: box, Containers: map[string]string{}}
 	for _, config := range r.Containers {
-		id, err := c.restore(ctx, out.SandboxID, config, r.Path, dump)
+		id, err := c.restore(ctx, box, config, r.Path, dump)
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			err = fmt.Errorf("restore container %s: %w", config.Metadata.Name, err)
-			return runtimeservice.Restored{}, errors.Join(err, c.Sandboxes.RemoveSandbox(context.WithoutCancel(ctx), out.SandboxID))
+			return runtimeservice.Restored{}, errors.Join(err, c.Sandboxes.RemoveSandbox(context.WithoutCancel(ctx), box))
 		}
 		out.Containers[config.Metadata.Name] = id
 	}
 	return out, nil
+}
+
+// unused refuses a sandbox that is there already and has had a container started: nothing may happen to it.
+func (c *Checkpoints) unused(ctx context.Context, box string) error {
+	containers, err := c.Containers.ListContainers(context.WithoutCancel(ctx), runtimeservice.Filter{SandboxID: box})
+	if err != nil {
+		return err
+	}
+	for _, has := range containers {
+		if has.State != runtimeservice.ContainerCreated {
+			return fmt.Errorf("sandbox %s is in use, container %s is %s: %w", box, has.ID, has.State, runtimeservice.ErrState)
+		}
+	}
+	return nil
 }
 
 func (c *Checkpoints) restore(ctx context.Context, box string, config runtimeservice.ContainerConfig, path string, dump podDump) (string, error) {

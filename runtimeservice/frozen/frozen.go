@@ -67,6 +67,16 @@ func (f Containers) ContinueFrom(id string, fill func(rootfs, copies string) err
 	if err != nil {
 		return err
 	}
+	rec := o.Record()
+	if rec.Phase != lifecycle.Created {
+		return fmt.Errorf("container %s is %s: %w", id, rec.Phase, runtimeservice.ErrState)
+	}
+	if rec.Restore {
+		return nil
+	}
+	if err := os.RemoveAll(f.Copies(id)); err != nil { // of a call that was cut
+		return err
+	}
 	if err := os.Mkdir(f.Copies(id), 0o700); err != nil {
 		return err
 	}
