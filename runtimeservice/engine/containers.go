@@ -45,6 +45,7 @@ func (c *containers) CreateContainer(ctx context.Context, sandboxID string, conf
 	if err := admit.Container(rec.Sandbox.Config, config); err != nil {
 		return "", err
 	}
+	c.haste.Soon()
 	return c.flights.Join(ctx, "create "+rec.Sandbox.ID+string(key), runLimit, func(ctx context.Context) (string, error) {
 		return c.create(ctx, rec, config, key)
 	})

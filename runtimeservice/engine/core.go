@@ -35,6 +35,7 @@ type core struct {
 	log     *slog.Logger
 	host    spec.Host
 	cgroups cgroup.Root
+	haste   *cgroup.Haste
 	flights flight.Group
 	hub     hub.Hub
 	link    link.Link

@@ -115,6 +115,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, log: cfg.Log, host: host, cgroups: cgroup.Root{Path: "/sys/fs/cgroup", V2: host.CgroupV2},
 		link: link.Link{Connect: cfg.Connect},
 	}
+	c.haste = cgroup.NewHaste(c.cgroups)
 	c.handlers.Store(&cfg.Handlers)
 	for _, dir := range []string{c.nsDir(), c.sandboxDir(""), c.containerDir(""), c.copiesDir("")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -159,5 +160,6 @@ func (e *Engine) Close(patience time.Duration) error {
 		e.core.log.Warn("operations still run; the next start undoes them")
 	}
 	e.core.guests.Wait()
+	e.core.haste.Close()
 	return e.core.link.Close()
 }

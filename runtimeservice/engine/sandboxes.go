@@ -40,6 +40,7 @@ func (s *sandboxes) RunSandbox(ctx context.Context, c runtimeservice.SandboxConf
 	if err != nil {
 		return "", fmt.Errorf("encode the request: %w", err)
 	}
+	s.haste.Soon()
 	return s.flights.Join(ctx, "run "+string(key), runLimit, func(ctx context.Context) (string, error) {
 		return s.run(ctx, c, key)
 	})
