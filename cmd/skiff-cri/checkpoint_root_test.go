@@ -321,6 +321,35 @@ func TestRestoreThatFailsLeavesNothing(t *testing.T) {
 	refused("the second's files are missing", containers)
 }
 
+// TestRestoreOfDamagedMemory: CRIU looks for pages that are not there, for ever.
+func TestRestoreOfDamagedMemory(t *testing.T) {
+	if err := criuWorks(); err != nil {
+		t.Skipf("CRIU does not work here: %v", err)
+	}
+	h := newHost(t)
+	config := h.sandboxConfig("pod")
+	containers := []*cri.ContainerConfig{containerConfig("app", counter)}
+	dir, _ := h.frozenPod(config, containers)
+	if err := os.Truncate(filepath.Join(dir, "app", "checkpoint", "pages-1.img"), 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	r, err := h.runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: containers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := r.RestoredContainers[0].ContainerId
+	if _, err := h.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id}); err == nil || ctx.Err() != nil {
+		t.Errorf("a process without memory: %v", err)
+	}
+	if s := h.status(id); s.State != cri.ContainerState_CONTAINER_EXITED || s.Reason != "StartError" {
+		t.Errorf("what could not be started is %v, %s", s.State, s.Reason)
+	}
+	h.remove(r.PodSandboxId)
+	h.nothingLeft()
+}
+
 // TestRestoredInput speaks to programs that count the lines they read, before and after.
 func TestRestoredInput(t *testing.T) {
 	if err := criuWorks(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -57,7 +58,7 @@ func (n *Native) restore(req Create, c *libcontainer.Container, config *configs.
 	if err := inherit(c, req.Restore); err != nil {
 		return Created{}, errors.Join(err, c.Destroy())
 	}
-	if err := c.Restore(process, criu(req.Restore)); err != nil {
+	if err := n.continueFrom(c, process, config, req.Restore); err != nil {
 		return Created{}, errors.Join(fmt.Errorf("restore: criu: %w%s", err, complaints(filepath.Join(req.Restore, "restore.log"))), c.Destroy())
 	}
 	pid, err := process.Pid()
@@ -73,6 +74,40 @@ func (n *Native) restore(req Create, c *libcontainer.Container, config *configs.
 		out.Console, err = console.receive()
 	}
 	return out, err
+}
+
+// continueFrom has CRIU make the processes, in a time that is enough for the size of the images: CRIU reads damaged ones for
+// ever. It runs in the container's cgroup, and dies with all that it has made.
+func (n *Native) continueFrom(c *libcontainer.Container, process *libcontainer.Process, config *configs.Config, images string) error {
+	limit, err := patience(images)
+	if err != nil {
+		return err
+	}
+	killed := make(chan error, 1)
+	timer := time.AfterFunc(limit, func() { killed <- killAll(config.Cgroups) })
+	err = c.Restore(process, criu(images))
+	if timer.Stop() || err == nil {
+		return err
+	}
+	return fmt.Errorf("not done after %s, killed: %w", limit, errors.Join(err, <-killed))
+}
+
+// patience is half a minute, and a second for what the slowest of disks reads in one. It ends before the caller's.
+func patience(images string) (time.Duration, error) {
+	const base, most, perSecond = 30 * time.Second, 210 * time.Second, 16 << 20
+	entries, err := os.ReadDir(images)
+	if err != nil {
+		return 0, err
+	}
+	var size int64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return 0, err
+		}
+		size += info.Size()
+	}
+	return min(most, base+time.Duration(size/perSecond)*time.Second), nil
 }
 
 // wasRestored says that the container runs already.

@@ -88,14 +88,17 @@ func inherit(c *libcontainer.Container, images string) error {
 		}
 		lines = append(lines, fmt.Sprintf("inherit-fd fd[%d]:%s", fd, name))
 	}
-	return writeConf(c, images, lines)
+	return writeConf(c, images, append(lines, quiet))
 }
 
-// writeConf has CRIU do what the user wants, and then what the lines say.
+// quiet has CRIU log warnings and errors only: the log is in memory, and as long as CRIU takes.
+const quiet = "verbosity=2"
+
+// writeConf has CRIU do what the lines say, unless the user wants it otherwise.
 func writeConf(c *libcontainer.Container, images string, lines []string) error {
 	text, err := userConf(c.Config().Labels)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(images, criuConf), []byte(text+strings.Join(lines, "\n")+"\n"), 0o600)
+		err = os.WriteFile(filepath.Join(images, criuConf), []byte(strings.Join(lines, "\n")+"\n"+text), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("configure CRIU: %w", err)
@@ -114,7 +117,7 @@ func userConf(labels []string) (string, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return "", nil
 		}
-		return string(text) + "\n", err
+		return string(text), err
 	}
 	return "", nil
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -50,7 +51,7 @@ func TestUserConf(t *testing.T) {
 	if err := os.WriteFile(path, []byte("tcp-close"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for annotation, want := range map[string]string{path: "tcp-close\n", path + ".none": "", "": ""} {
+	for annotation, want := range map[string]string{path: "tcp-close", path + ".none": "", "": ""} {
 		spec := &specs.Spec{Annotations: map[string]string{criuAnnotation: annotation}}
 		annotateCriu(spec)
 		if filepath.IsAbs(spec.Annotations[criuAnnotation]) {
@@ -67,5 +68,24 @@ func TestUserConf(t *testing.T) {
 	spec := &specs.Spec{}
 	if annotateCriu(spec); spec.Annotations[userAnnotation] != usualCriuConf {
 		t.Errorf("without an annotation: %v", spec.Annotations)
+	}
+}
+
+func TestPatience(t *testing.T) {
+	dir := t.TempDir()
+	for size, want := range map[int64]time.Duration{0: 30 * time.Second, 320 << 20: 50 * time.Second, 1 << 40: 210 * time.Second} {
+		path := filepath.Join(dir, "pages-1.img")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, size); err != nil { // a hole
+			t.Fatal(err)
+		}
+		if got, err := patience(dir); got != want || err != nil {
+			t.Errorf("%d bytes: %s, %v", size, got, err)
+		}
+	}
+	if _, err := patience(filepath.Join(dir, "none")); err == nil {
+		t.Error("no images, no error")
 	}
 }

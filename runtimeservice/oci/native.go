@@ -210,7 +210,12 @@ func (n *Native) clean(id string, config *configs.Config) error {
 			return err
 		}
 	}
-	cg, err := manager.New(config.Cgroups)
+	return killAll(config.Cgroups)
+}
+
+// killAll kills the processes of a cgroup, if it is there, frozen ones too.
+func killAll(config *cgroups.Cgroup) error {
+	cg, err := manager.New(config)
 	if err != nil || !cg.Exists() {
 		return err
 	}
