@@ -13,13 +13,14 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 )
 
-// Checkpoint has CRIU write the container into the directory images. The container runs on.
-func (n *Native) Checkpoint(_ context.Context, id, images string) error {
+// Checkpoint has CRIU write the container into the directory images. The container runs on. Pipes are the named pipes that
+// it was given as streams, by descriptor; where they are by now is the program's affair.
+func (n *Native) Checkpoint(_ context.Context, id, images string, pipes map[int]string) error {
 	c, err := load(n.root, id)
 	if err != nil {
 		return fmt.Errorf("load container: %w", err)
 	}
-	if err := external(c, images); err != nil {
+	if err := external(c, images, pipes); err != nil {
 		return err
 	}
 	if err := c.Checkpoint(criu(images)); err != nil {

@@ -44,22 +44,16 @@ func annotateCriu(spec *specs.Spec) {
 }
 
 // external tells CRIU of the streams that are named pipes, and notes them beside the images.
-func external(c *libcontainer.Container, images string) error {
-	state, err := c.State()
-	if err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
-	}
+func external(c *libcontainer.Container, images string, pipes map[int]string) error {
 	names := map[int]string{}
 	var lines []string
-	for fd := range 3 {
-		name, err := pipeName(state.InitProcessPid, fd)
+	for fd, path := range pipes {
+		name, err := pipeName(path)
 		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
-		if name != "" {
-			names[fd] = name
-			lines = append(lines, "external "+name)
-		}
+		names[fd] = name
+		lines = append(lines, "external "+name)
 	}
 	text, err := json.Marshal(names)
 	if err == nil {
@@ -122,25 +116,18 @@ func userConf(labels []string) (string, error) {
 	return "", nil
 }
 
-// pipeName is CRIU's name of a named pipe that a process has open, "file[mount:inode]" in hexadecimal; "" for anything
-// else.
-func pipeName(pid, fd int) (string, error) {
-	path := fmt.Sprintf("/proc/%d/fd/%d", pid, fd)
-	target, err := os.Readlink(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil // it has been closed
-	}
-	var st unix.Stat_t
-	if err == nil {
-		err = unix.Stat(path, &st)
-	}
+// pipeName is CRIU's name of a named pipe, "file[mount:inode]" in hexadecimal.
+func pipeName(path string) (string, error) {
+	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return "", err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFIFO || !strings.HasPrefix(target, "/") {
-		return "", nil
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
 	if err != nil {
 		return "", err
 	}

@@ -152,7 +152,7 @@ func (s api) update(ctx context.Context, c *call) (any, error) {
 
 // checkpointer is a runtime that can write a container to files.
 type checkpointer interface {
-	Checkpoint(ctx context.Context, id, images string) error
+	Checkpoint(ctx context.Context, id, images string, pipes map[int]string) error
 }
 
 func (s api) checkpoint(ctx context.Context, c *call) (any, error) {
@@ -168,7 +168,7 @@ func (s api) checkpoint(ctx context.Context, c *call) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: the runtime of container %s writes no checkpoints", keeper.ErrState, req.ID)
 	}
-	return struct{}{}, runtime.Checkpoint(ctx, req.ID, req.Images)
+	return struct{}{}, runtime.Checkpoint(ctx, req.ID, req.Images, on.streamsConfig().Named())
 }
 
 func (s api) exec(ctx context.Context, c *call) (any, error) {

@@ -217,6 +217,14 @@ func (s *Streams) Child() (stdin, stdout, stderr *os.File) {
 	return s.child[0], s.child[1], s.child[2]
 }
 
+// Named are the named pipes among the init's streams, by descriptor.
+func (c Config) Named() map[int]string {
+	if c.TTY {
+		return nil
+	}
+	return map[int]string{1: filepath.Join(c.Dir, string(logs.Stdout)), 2: filepath.Join(c.Dir, string(logs.Stderr))}
+}
+
 // Begin starts to copy, when the init holds its ends. The master is that of its terminal, and ours from now on.
 func (s *Streams) Begin(master *os.File, peers ...Peer) {
 	closeChild(&s.child)
