@@ -123,7 +123,7 @@ func newHost(b *bench) *harness.Host {
 func startSkiff(b *bench, archive string) (*peer, error) {
 	p := &peer{name: "skiff", host: newHost(b)}
 	config := fmt.Sprintf("cgroup = %q\nkeeper = %q\n", p.host.CgroupRoot+"/skiff", filepath.Join(p.host.BinDir, "skiff-keeper"))
-	if err := p.write("/etc/skiff/cri.toml", config); err != nil {
+	if err := harness.Write(p.host, "/etc/skiff/cri.toml", config); err != nil {
 		return nil, err
 	}
 	if err := p.start(b, "/run/skiff/cri.sock", filepath.Join(p.host.BinDir, "skiff-cri")); err != nil {
@@ -133,32 +133,10 @@ func startSkiff(b *bench, archive string) (*peer, error) {
 	return p, err
 }
 
-// containerdConfig is what a kubelet's node needs and no more; everything else is containerd's default.
-const containerdConfig = `version = 2
-root = "/var/lib/skiff/containerd"
-state = "/run/containerd"
-[grpc]
-address = "/run/containerd/containerd.sock"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "` + pauseImage + `"
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "/etc/cni/net.d"
-`
-
-const conflist = `{"cniVersion": "1.0.0", "name": "bench", "plugins": [
-{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "promiscMode": true,
- "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-{"type": "portmap", "capabilities": {"portMappings": true}}]}
-`
-
 func startContainerd(b *bench, archive string) (*peer, error) {
 	p := &peer{name: "containerd", host: newHost(b)}
-	for path, text := range map[string]string{"/etc/containerd/bench.toml": containerdConfig, "/etc/cni/net.d/10-bench.conflist": conflist} {
-		if err := p.write(path, text); err != nil {
+	for path, text := range map[string]string{"/etc/containerd/bench.toml": harness.ContainerdConfig(pauseImage), "/etc/cni/net.d/10-bench.conflist": harness.Conflist} {
+		if err := harness.Write(p.host, path, text); err != nil {
 			return nil, err
 		}
 	}
@@ -169,29 +147,10 @@ func startContainerd(b *bench, archive string) (*peer, error) {
 	return p, err
 }
 
-func (p *peer) write(path, text string) error {
-	file := p.host.Path(path)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(file, []byte(text), 0o644)
-}
-
-// inCgroup starts a program in a cgroup of the host's, in each hierarchy.
-const inCgroup = `for d in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do
-  [ -e "$d/cgroup.procs" ] || continue
-  mkdir -p "$d$0"
-  for f in cpuset.cpus cpuset.mems; do
-    p=$(dirname "$d$0"); [ ! -e "$p/$f" ] || { cat "$d/$f" >"$p/$f"; cat "$p/$f" >"$d$0/$f"; }
-  done
-  echo $$ >"$d$0/cgroup.procs"
-done 2>/dev/null
-exec "$@"`
-
 // start runs the server and waits until it answers.
 func (p *peer) start(b *bench, socket string, argv ...string) error {
 	b.say("starting %s", filepath.Base(argv[0]))
-	cmd := p.host.Command(context.WithoutCancel(b.ctx), "sh", append([]string{"-c", inCgroup, p.host.CgroupRoot + "/daemon"}, argv...)...)
+	cmd := harness.CommandIn(context.WithoutCancel(b.ctx), p.host, "daemon", argv...)
 	log, err := os.Create(filepath.Join(p.host.Dir, "daemon.log"))
 	if err != nil {
 		return err

@@ -104,16 +104,16 @@ spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: 1
   initContainers:
-  - {name: init, image: "localhost/skiff/busybox:v1", command: [sh, -c, "echo run >>/work/inits"], volumeMounts: [{name: work, mountPath: /work}]}
+  - {name: init, image: "localhost/skiff/busybox:v1", command: [sh, -c, "echo run >>/deck/inits"], volumeMounts: [{name: deck, mountPath: /deck}]}
   containers:
   - name: cause
     image: localhost/skiff/busybox:v1
-    command: [sh, -c, "test -e /work/once && exec sleep 1000; touch /work/once; sleep 2; exit 42"]
+    command: [sh, -c, "test -e /deck/once && exec sleep 1000; touch /deck/once; sleep 2; exit 42"]
     restartPolicy: Never
     restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
-    volumeMounts: [{name: work, mountPath: /work}]
-  - {name: other, image: "localhost/skiff/busybox:v1", command: [sh, -c, "exec sleep 1000"], volumeMounts: [{name: work, mountPath: /work}]}
-  volumes: [{name: work, emptyDir: {}}]
+    volumeMounts: [{name: deck, mountPath: /deck}]
+  - {name: other, image: "localhost/skiff/busybox:v1", command: [sh, -c, "exec sleep 1000"], volumeMounts: [{name: deck, mountPath: /deck}]}
+  volumes: [{name: deck, emptyDir: {}}]
 `
 
 // restartAll: one container's exit code restarts the pod in place: init containers run again, address and volumes stay.
@@ -124,7 +124,7 @@ func restartAll(t *testing.T, h *harness.Host) {
 			"jsonpath={.status.phase} {.status.initContainerStatuses[0].restartCount} {.status.containerStatuses[*].restartCount} {.status.containerStatuses[*].ready}"))
 		return got == "Running 1 1 1 true true", got
 	})
-	if got := strings.TrimSpace(h.Kubectl("exec", "phoenix", "-c", "other", "--", "cat", "/work/inits")); got != "run\nrun" {
+	if got := strings.TrimSpace(h.Kubectl("exec", "phoenix", "-c", "other", "--", "cat", "/deck/inits")); got != "run\nrun" {
 		t.Errorf("init container: %q", got)
 	}
 	h.Kubectl("delete", "pod", "phoenix", "--timeout=60s")

@@ -17,22 +17,11 @@ import (
 	"github.com/skiff-node/skiff/test/images"
 )
 
-// inCgroup executes a program in a cgroup of the host's, in each hierarchy.
-const inCgroup = `for d in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do
-  [ -e "$d/cgroup.procs" ] || continue
-  mkdir -p "$d$0"
-  for f in cpuset.cpus cpuset.mems; do
-    p=$(dirname "$d$0"); [ ! -e "$p/$f" ] || { cat "$d/$f" >"$p/$f"; cat "$p/$f" >"$d$0/$f"; }
-  done
-  echo $$ >"$d$0/cgroup.procs"
-done 2>/dev/null
-exec "$@"`
-
 // daemon starts a program on the host, in the host's cgroup below its name. Its output is in the returned file. The end
 // of the host ends it.
 func daemon(t harness.TB, h *harness.Host, name string, argv ...string) (log string) {
 	t.Helper()
-	cmd := h.Command(context.Background(), "sh", append([]string{"-c", inCgroup, h.CgroupRoot + "/" + name}, argv...)...)
+	cmd := harness.CommandIn(context.Background(), h, name, argv...)
 	log = filepath.Join(h.Dir, name+".log")
 	out, err := os.Create(log)
 	if err != nil {
@@ -56,11 +45,7 @@ func daemon(t harness.TB, h *harness.Host, name string, argv ...string) (log str
 // write makes a file on the host.
 func write(t harness.TB, h *harness.Host, path, text string) {
 	t.Helper()
-	file := h.Path(path)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+	if err := harness.Write(h, path, text); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -83,33 +68,11 @@ func skiffCRI(t harness.TB, h *harness.Host) runtime {
 	return runtime{name: "skiff", socket: "/run/skiff/cri.sock"}
 }
 
-// containerdConfig is what a kubelet's node needs and no more; everything else is containerd's default.
-const containerdConfig = `version = 2
-root = "/var/lib/skiff/containerd"
-state = "/run/containerd"
-[grpc]
-address = "/run/containerd/containerd.sock"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "localhost/skiff/pause:v1"
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "/etc/cni/net.d"
-`
-
-const conflist = `{"cniVersion": "1.0.0", "name": "test", "plugins": [
-{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "promiscMode": true,
- "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-{"type": "portmap", "capabilities": {"portMappings": true}}]}
-`
-
 // containerd starts Debian's containerd on the host, with the project's images; its sandboxes run the probe.
 func containerd(t harness.TB, h *harness.Host) runtime {
 	t.Helper()
-	write(t, h, "/etc/containerd/config.toml", containerdConfig)
-	write(t, h, "/etc/cni/net.d/10-test.conflist", conflist)
+	write(t, h, "/etc/containerd/config.toml", harness.ContainerdConfig(pauseImage))
+	write(t, h, "/etc/cni/net.d/10-test.conflist", harness.Conflist)
 	daemon(t, h, "containerd", "containerd")
 	await(t, h, "/run/containerd/containerd.sock")
 	for _, image := range archives(t, h) {
@@ -137,6 +100,8 @@ func await(t harness.TB, h *harness.Host, path string) {
 	})
 }
 
+const pauseImage = "localhost/skiff/pause:v1"
+
 // pauseArchive writes the image of containerd's sandboxes.
 func pauseArchive(t harness.TB, h *harness.Host) string {
 	t.Helper()
@@ -146,7 +111,7 @@ func pauseArchive(t harness.TB, h *harness.Host) string {
 	}
 	archive := filepath.Join(h.Dir, "pause.tar")
 	err = images.BuildArchive(archive, map[string]images.Spec{
-		"localhost/skiff/pause:v1": {Files: map[string]images.File{"/probe": program}, Entrypoint: []string{"/probe", "signals"}},
+		pauseImage: {Files: map[string]images.File{"/probe": program}, Entrypoint: []string{"/probe", "signals"}},
 	})
 	if err != nil {
 		t.Fatal(err)
