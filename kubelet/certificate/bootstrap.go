@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/util/certificate"
 	"k8s.io/client-go/util/certificate/csr"
 	"k8s.io/client-go/util/keyutil"
+
+	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
 // Bootstrapper gets a node its first credentials (TLS bootstrapping). All fields are required.
@@ -147,9 +149,5 @@ func (b Bootstrapper) write(rc *rest.Config, pair string) error {
 	if err := os.MkdirAll(filepath.Dir(b.Kubeconfig), 0o755); err != nil {
 		return err
 	}
-	tmp := b.Kubeconfig + ".tmp"
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, b.Kubeconfig)
+	return whole.WriteFile(b.Kubeconfig, raw, 0o600)
 }

@@ -24,6 +24,7 @@ import (
 	"k8s.io/utils/cpuset"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
 // Config of an Allocator. All fields are required.
@@ -143,11 +144,10 @@ func (a *Allocator) write(uid types.UID, f file) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
-	tmp := filepath.Join(filepath.Dir(path), "."+fileName)
-	if err := os.WriteFile(tmp, raw, 0o644); err != nil {
+	if err := whole.WriteFile(path, raw, 0o644); err != nil {
 		return fmt.Errorf("write the pod's CPUs: %w", err)
 	}
-	return os.Rename(tmp, path)
+	return nil
 }
 
 func read(path string) (map[string]cpuset.CPUSet, error) {

@@ -15,6 +15,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
 // Unit is the length of ranges: a pod has one or several whole ones.
@@ -147,9 +149,8 @@ func write(dir string, m Mapping) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
-	tmp := filepath.Join(dir, "."+fileName)
-	if err := os.WriteFile(tmp, raw, 0o644); err != nil {
+	if err := whole.WriteFile(filepath.Join(dir, fileName), raw, 0o644); err != nil {
 		return fmt.Errorf("write user namespace file: %w", err)
 	}
-	return os.Rename(tmp, filepath.Join(dir, fileName))
+	return nil
 }

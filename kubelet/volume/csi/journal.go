@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
 // dataFile is upstream's name of an entry.
@@ -89,11 +91,7 @@ func (j *journal) save(dir string, e *entry) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("note the volume: %w", err)
 	}
-	tmp := filepath.Join(dir, "."+dataFile)
-	if err := os.WriteFile(tmp, raw, 0o640); err != nil {
-		return fmt.Errorf("note the volume: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, dataFile)); err != nil {
+	if err := whole.WriteFile(filepath.Join(dir, dataFile), raw, 0o640); err != nil {
 		return fmt.Errorf("note the volume: %w", err)
 	}
 	return nil
