@@ -24,7 +24,10 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 	if refusal != nil {
 		return k.refuse(p, refusal.Reason, refusal.Message)
 	}
-	return k.withoutCPUs(p)
+	if r := k.facts.assigned.Admit(p); r != nil {
+		return k.refuse(p, r.Reason, r.Message)
+	}
+	return nil
 }
 
 // refuse is how a pod ends that the node does not take in.
@@ -35,9 +38,5 @@ func (k *admission) refuse(p *v1.Pod, reason, message string) *pod.End {
 
 // resize decides whether a running pod gets other resources.
 func (k *admission) resize(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal {
-	n := resize.Node{Allocatable: (*Kubelet)(k).allocatable()}
-	if k.facts.exclusive != nil {
-		n.ExclusiveCPUs = k.cfg.Configuration.CPUManagerPolicy
-	}
-	return resize.Decide(p, granted, static, others, n)
+	return resize.Decide(p, granted, static, others, resize.Node{Allocatable: (*Kubelet)(k).allocatable(), ExclusiveCPUs: k.facts.assigned.Fixed()})
 }

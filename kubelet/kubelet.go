@@ -151,8 +151,7 @@ func (k *Kubelet) newRuntime() error {
 		return err
 	}
 	k.loops["container logs"] = rotator.Run
-	newPodResources(k)
-	return newExclusive(k)
+	return newAssigner(k)
 }
 
 // newWorkers makes the pool of workers and everything that feeds it.

@@ -22,8 +22,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/skiff-node/skiff/kubelet/assign"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
-	"github.com/skiff-node/skiff/kubelet/cpus"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
@@ -35,7 +35,7 @@ type machine struct {
 	memory, cpus int64
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
-	exclusive    *cpus.Allocator // nil unless containers may have CPUs of their own
+	assigned     *assign.Assigner // gives parts of it to pods
 }
 
 func readMachine(cfg *Config) (machine, error) {

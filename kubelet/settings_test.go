@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-node/skiff/kubelet/configuration"
-	"github.com/skiff-node/skiff/kubelet/cpus"
 )
 
 // conf is a complete configuration with these lines in it.
@@ -55,22 +54,6 @@ func TestShutdownGroups(t *testing.T) {
 	g = shutdownGroups(conf(t, "shutdownGracePeriodByPodPriority: [{priority: 7, shutdownGracePeriodSeconds: 3}]"))
 	if fmt.Sprint(g) != "[{7 3s}]" {
 		t.Errorf("%v", g)
-	}
-}
-
-func TestReservedCPUs(t *testing.T) {
-	topology := cpus.Topology{{ID: 0}, {ID: 1, Core: 1}, {ID: 2, Core: 2}, {ID: 3, Core: 3}}
-	for lines, want := range map[string]string{
-		"reservedSystemCPUs: 1,3":       "1,3",
-		"kubeReserved: {cpu: 1200m}":    "0-1",
-		"systemReserved: {cpu: 5}":      "more than the 4",
-		"kubeReserved: {memory: 100Mi}": "never given away",
-	} {
-		k := &Kubelet{cfg: Config{Configuration: conf(t, lines)}}
-		set, err := reservedCPUs(k, topology)
-		if got := fmt.Sprint(set, err); !strings.Contains(got, want) {
-			t.Errorf("%s: %s, want %s", lines, got, want)
-		}
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package podresources serves the pod-resources API (KEP-606, v1): it tells monitoring agents of the node, over a unix
-// socket, which pods there are and which CPUs their containers have for themselves.
+// socket, which pods there are and which parts of the machine their containers have for themselves.
 package podresources
 
 import (
@@ -27,9 +27,16 @@ type Config struct {
 	Socket string
 	// Pods lists the node's pods with their newest statuses.
 	Pods func() []*v1.Pod
-	// Own tells which CPUs a container has for itself; Allocatable, which ones may be given so.
-	Own         func(p *v1.Pod, container string) []int64
-	Allocatable func() []int64
+	// Sources tell what there is to tell.
+	Sources []Source
+}
+
+// Source knows about one kind of resources.
+type Source interface {
+	// Container adds what a container has.
+	Container(p *v1.Pod, container string, out *api.ContainerResources)
+	// Allocatable adds what may be given to containers, whether it is free or not.
+	Allocatable(out *api.AllocatableResourcesResponse)
 }
 
 // Server serves the API.
@@ -86,14 +93,22 @@ func (s *Server) Get(_ context.Context, r *api.GetPodResourcesRequest) (*api.Get
 
 // GetAllocatableResources tells what may be given to containers for themselves.
 func (s *Server) GetAllocatableResources(context.Context, *api.AllocatableResourcesRequest) (*api.AllocatableResourcesResponse, error) {
-	return &api.AllocatableResourcesResponse{CpuIds: s.cfg.Allocatable()}, nil
+	out := &api.AllocatableResourcesResponse{}
+	for _, source := range s.cfg.Sources {
+		source.Allocatable(out)
+	}
+	return out, nil
 }
 
 // resources lists the containers of a pod: sidecars, then main containers.
 func (s *Server) resources(p *v1.Pod) *api.PodResources {
 	out := &api.PodResources{Name: p.Name, Namespace: p.Namespace}
 	add := func(c *v1.Container) {
-		out.Containers = append(out.Containers, &api.ContainerResources{Name: c.Name, CpuIds: s.cfg.Own(p, c.Name)})
+		r := &api.ContainerResources{Name: c.Name}
+		for _, source := range s.cfg.Sources {
+			source.Container(p, c.Name, r)
+		}
+		out.Containers = append(out.Containers, r)
 	}
 	for i := range p.Spec.InitContainers {
 		if c := &p.Spec.InitContainers[i]; pod.Sidecar(c) {

@@ -17,6 +17,17 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// source gives two CPUs of three to each main container.
+type source struct{}
+
+func (source) Container(_ *v1.Pod, container string, out *api.ContainerResources) {
+	if container == "main" {
+		out.CpuIds = []int64{2, 3}
+	}
+}
+
+func (source) Allocatable(out *api.AllocatableResourcesResponse) { out.CpuIds = []int64{1, 2, 3} }
+
 func TestServe(t *testing.T) {
 	always := v1.ContainerRestartPolicyAlways
 	p, over := &v1.Pod{}, &v1.Pod{}
@@ -31,13 +42,7 @@ func TestServe(t *testing.T) {
 	if err := os.WriteFile(socket, nil, 0o600); err != nil { // what a kubelet before left
 		t.Fatal(err)
 	}
-	s := New(Config{Socket: socket, Pods: func() []*v1.Pod { return []*v1.Pod{p, over} }, Allocatable: func() []int64 { return []int64{1, 2, 3} },
-		Own: func(_ *v1.Pod, container string) []int64 {
-			if container == "main" {
-				return []int64{2, 3}
-			}
-			return nil
-		}})
+	s := New(Config{Socket: socket, Pods: func() []*v1.Pod { return []*v1.Pod{p, over} }, Sources: []Source{source{}}})
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	run, stop := context.WithCancel(ctx)

@@ -53,6 +53,8 @@ type Config struct {
 	Services func(ctx context.Context, p *v1.Pod) ([]*v1.Service, error)
 	// SubPath binds a part of a volume where no container can change it, and returns that place.
 	SubPath func(ctx context.Context, s volume.SubPath) (string, error)
+	// Extras tell what a container that is about to start gets beside its spec. Optional.
+	Extras []func(ctx context.Context, p *v1.Pod, c *v1.Container) (*spec.Extra, error)
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Events         Events

@@ -136,6 +136,13 @@ func (r launch) config(ctx context.Context, image *cri.Image, volumes map[string
 	if in.Devices, err = devices(req.Volumes, c); err != nil {
 		return nil, err
 	}
+	for _, extra := range r.cfg.Extras {
+		more, err := extra(ctx, p, c)
+		if err != nil {
+			return nil, err
+		}
+		in.Extra.Add(more)
+	}
 	return spec.Container(r.cfg.Node, in)
 }
 

@@ -21,6 +21,8 @@ type ContainerInput struct {
 	Env      []Var
 	Mounts   []*cri.Mount
 	Devices  []*cri.Device
+	// Extra is what it gets beside its spec.
+	Extra Extra
 	// Target is the container whose PID namespace is joined, empty for none.
 	Target string
 }
@@ -44,6 +46,7 @@ func Container(n *Node, in *ContainerInput) (*cri.ContainerConfig, error) {
 	if err != nil {
 		return nil, err
 	}
+	in = in.Extra.merged(in, annotations)
 	config := &cri.ContainerConfig{
 		Metadata:    &cri.ContainerMetadata{Name: c.Name, Attempt: uint32(in.Restarts)},
 		Image:       &cri.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image},
@@ -52,6 +55,7 @@ func Container(n *Node, in *ContainerInput) (*cri.ContainerConfig, error) {
 		WorkingDir:  c.WorkingDir,
 		Mounts:      in.Mounts,
 		Devices:     in.Devices,
+		CDIDevices:  in.Extra.CDIDevices,
 		Labels:      containerLabels(p, c.Name),
 		Annotations: annotations,
 		LogPath:     ContainerLog(c.Name, in.Restarts),

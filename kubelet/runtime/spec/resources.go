@@ -58,8 +58,9 @@ func Resources(n *Node, p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources
 	r := linuxResources(n, c.Resources.Requests, limits)
 	r.OomScoreAdj = oomScore(n, p, c)
 	r.HugepageLimits = hugepages(c.Resources.Limits)
-	if n.CPUs != nil {
-		r.CpusetCpus = n.CPUs(p, c.Name)
+	if n.Sets != nil {
+		s := n.Sets(p, c.Name)
+		r.CpusetCpus, r.CpusetMems = s.CPUs, s.Memory
 	}
 	return r
 }

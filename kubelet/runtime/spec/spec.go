@@ -65,8 +65,8 @@ type Node struct {
 	CPUCFSQuota bool
 	// UserNamespace gives the ids of a pod that has a user namespace of its own. Optional: without it such pods are refused.
 	UserNamespace func(p *v1.Pod) (*cri.UserNamespace, error)
-	// CPUs tells which processors a container runs on, as 0-3,7; empty for all. Optional.
-	CPUs func(p *v1.Pod, container string) string
+	// Sets tells where a container runs. Optional.
+	Sets func(p *v1.Pod, container string) Sets
 	// Allocatable tells what resourceFieldRef gives for limits that are not set.
 	Allocatable func() v1.ResourceList
 }

@@ -323,3 +323,27 @@ func TestDNSLimits(t *testing.T) {
 		t.Errorf("a pod of the host's network: %v", complaints)
 	}
 }
+
+func TestExtra(t *testing.T) {
+	p := parse(t, "spec: {containers: [{name: a, image: i, args: [\"$(KEY)\", \"$(OWN)\"]}]}")
+	var extra Extra
+	extra.Add(&Extra{Env: []Var{{"KEY", "1"}, {"OWN", "theirs"}}, Mounts: []*cri.Mount{{ContainerPath: "/lib"}}, CDIDevices: []*cri.CDIDevice{{Name: "v/c=d"}},
+		Annotations: map[string]string{"note": "x", AnnotationRestarts: "99"}})
+	extra.Add(&Extra{Devices: []*cri.Device{{HostPath: "/dev/x"}}})
+	extra.Add(nil)
+	got, err := Container(testNode(), &ContainerInput{Pod: p, Spec: &p.Spec.Containers[0], User: ImageUser{UID: new(int64)}, Env: []Var{{"OWN", "mine"}},
+		Mounts: []*cri.Mount{{ContainerPath: "/data"}}, Devices: []*cri.Device{{HostPath: "/dev/block"}}, Extra: extra})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var env, mounts []string
+	for _, e := range got.Envs {
+		env = append(env, e.Key+"="+string(e.Value))
+	}
+	for _, m := range got.Mounts {
+		mounts = append(mounts, m.ContainerPath)
+	}
+	if s := fmt.Sprint(env, mounts, got.Args, got.CDIDevices[0].Name, len(got.Devices), got.Annotations["note"], got.Annotations[AnnotationRestarts]); s != "[KEY=1 OWN=mine] [/lib /data] [1 mine]v/c=d2x0" {
+		t.Error(s)
+	}
+}

@@ -1,0 +1,147 @@
+// Package assign decides which parts of the machine a pod gets for itself, and remembers them as long as the pod is there.
+//
+//	pod admitted ─► Admit: every container is given what it asks for, or the pod is refused
+//	container starts ─► Sets, Extra: where it runs, and what it gets beside its spec
+//	pod has ended ─► what it had is free again, without anybody asking for it
+//
+// A container that starts again, under this kubelet or the next, has what it had before.
+package assign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	v1 "k8s.io/api/core/v1"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+	"k8s.io/utils/cpuset"
+
+	"github.com/skiff-node/skiff/kubelet/assign/cpus"
+	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+)
+
+// Config of an Assigner. All fields are required.
+type Config struct {
+	Configuration *kubeletconfig.KubeletConfiguration
+	// RootDir of the kubelet: /var/lib/kubelet.
+	RootDir string
+	// Reserved is what kubeReserved and systemReserved keep together.
+	Reserved v1.ResourceList
+	// Runtime moves running containers to other processors.
+	Runtime cpus.Runtime
+	Log     *slog.Logger
+}
+
+// Assigner gives parts of the machine to pods.
+type Assigner struct {
+	cfg  Config
+	cpus *cpus.Allocator // nil unless cpuManagerPolicy is static
+}
+
+// Refusal is why a pod cannot have what it asks for, in upstream's words.
+type Refusal struct{ Reason, Message string }
+
+// New reads what there is to give.
+func New(cfg Config) (*Assigner, error) {
+	a := &Assigner{cfg: cfg}
+	if cfg.Configuration.CPUManagerPolicy != "static" {
+		return a, nil
+	}
+	topology, err := cpus.ReadTopology("/sys/devices/system/cpu")
+	if err != nil {
+		return nil, fmt.Errorf("cpuManagerPolicy: static: %w", err)
+	}
+	reserved, err := reservedCPUs(cfg.Configuration.ReservedSystemCPUs, cfg.Reserved, topology)
+	if err != nil {
+		return nil, err
+	}
+	a.cpus = cpus.New(cpus.Config{PodsDir: filepath.Join(cfg.RootDir, "pods"), Topology: topology, Reserved: reserved})
+	return a, nil
+}
+
+// reservedCPUs are those named, or as many as kubeReserved and systemReserved keep, rounded up.
+func reservedCPUs(named string, kept v1.ResourceList, topology cpus.Topology) (cpuset.CPUSet, error) {
+	if named != "" {
+		return cpuset.Parse(named)
+	}
+	q := kept[v1.ResourceCPU]
+	if q.IsZero() {
+		return cpuset.New(), errors.New("cpuManagerPolicy: static needs CPUs that are never given away: set reservedSystemCPUs, or cpu in kubeReserved or systemReserved")
+	}
+	set, ok := topology.Take(topology.All(), int(q.Value())) // Value rounds up
+	if !ok {
+		return set, fmt.Errorf("kubeReserved and systemReserved keep %s CPUs, more than the %d there are", q.String(), len(topology))
+	}
+	return set, nil
+}
+
+// Admit gives the pod's containers what they ask for, if that has not been done. It returns nil when all have it.
+func (a *Assigner) Admit(p *v1.Pod) *Refusal {
+	if a.cpus == nil {
+		return nil
+	}
+	if err := a.cpus.Allocate(p); err != nil {
+		return &Refusal{"UnexpectedAdmissionError", fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
+	}
+	return nil
+}
+
+// Fixed names the policies under which a container's resources cannot change while it runs; empty for none.
+func (a *Assigner) Fixed() (cpuPolicy string) {
+	if a.cpus != nil {
+		cpuPolicy = a.cfg.Configuration.CPUManagerPolicy
+	}
+	return cpuPolicy
+}
+
+// Sets tells where a container runs.
+func (a *Assigner) Sets(p *v1.Pod, container string) spec.Sets {
+	if a.cpus == nil {
+		return spec.Sets{}
+	}
+	set, _, err := a.cpus.Of(p.UID, container)
+	if err != nil {
+		a.cfg.Log.Warn("cannot tell which CPUs a container has, it starts on all", "container", container, "err", err)
+		return spec.Sets{}
+	}
+	return spec.Sets{CPUs: set.String()}
+}
+
+// Loops are what has to run beside.
+func (a *Assigner) Loops() map[string]func(context.Context) error {
+	loops := map[string]func(context.Context) error{}
+	if a.cpus != nil {
+		loops["exclusive CPUs"] = func(ctx context.Context) error {
+			return a.cpus.Run(ctx, a.cfg.Runtime, a.cfg.Configuration.CPUManagerReconcilePeriod.Duration, a.cfg.Log)
+		}
+	}
+	return loops
+}
+
+// Container tells which parts of the machine a container has for itself.
+func (a *Assigner) Container(p *v1.Pod, container string, out *podresources.ContainerResources) {
+	if a.cpus == nil {
+		return
+	}
+	if set, own, err := a.cpus.Of(p.UID, container); err == nil && own {
+		out.CpuIds = ids(set)
+	}
+}
+
+// Allocatable tells what may be given to containers.
+func (a *Assigner) Allocatable(out *podresources.AllocatableResourcesResponse) {
+	if a.cpus != nil {
+		out.CpuIds = ids(a.cpus.Allocatable())
+	}
+}
+
+func ids(set cpuset.CPUSet) []int64 {
+	var list []int64
+	for _, id := range set.List() {
+		list = append(list, int64(id))
+	}
+	return list
+}

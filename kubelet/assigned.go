@@ -1,0 +1,36 @@
+package kubelet
+
+import (
+	"context"
+	"maps"
+	"path/filepath"
+
+	"github.com/skiff-node/skiff/kubelet/assign"
+	"github.com/skiff-node/skiff/kubelet/podresources"
+)
+
+// newAssigner makes what gives parts of the machine to pods, and the API that tells which pod has what.
+func newAssigner(k *Kubelet) error {
+	kept, err := readReservation(k.cfg.Configuration)
+	if err != nil {
+		return err
+	}
+	calls, _ := k.runtime.CRI()
+	a, err := assign.New(assign.Config{Configuration: k.cfg.Configuration, RootDir: k.cfg.RootDir, Reserved: kept.fixed,
+		Runtime: calls, Log: k.log})
+	if err != nil {
+		return err
+	}
+	k.facts.assigned, k.spec.Sets = a, a.Sets
+	maps.Copy(k.loops, a.Loops())
+	s := podresources.New(podresources.Config{Socket: filepath.Join(k.cfg.RootDir, "pod-resources", "kubelet.sock"),
+		Pods: k.Pods, Sources: []podresources.Source{a}})
+	k.loops["pod resources"] = func(ctx context.Context) error {
+		if err := s.Run(ctx); err != nil { // must not stop the kubelet
+			k.log.Warn("the pod-resources API is not served", "err", err)
+			<-ctx.Done()
+		}
+		return nil
+	}
+	return nil
+}
