@@ -77,7 +77,7 @@ verify: deps ## formatting, vet, house rules, and generated files
 	$(GO) vet -tags seccomp,root,e2e ./...
 	$(GO) test ./test/
 
-bench: build ## measure, with Debian's containerd in the same run
+bench: build ## measure, with Debian's containerd and the PATH's upstream kubelet in the same run
 	$(call install,$(BENCH_PACKAGES))
 	$(SUDO) env "PATH=$$PATH" $(GO) run -tags seccomp ./test/bench -bin $(CURDIR)/$(BIN)
 

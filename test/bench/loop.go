@@ -7,6 +7,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/test/bench/usage"
 )
 
 // loop repeats one thing on skiff alone until Ctrl-C, for profilers: "pod" starts and stops pods, "exec" runs programs
@@ -54,16 +56,16 @@ func loop(b *bench, what string) error {
 
 // cycle starts and stops one pod, and notes the processor time of both.
 func (p *peer) cycle(b *bench, into timings, name string, profile runtimeapi.SecurityProfile_ProfileType) error {
-	before := cpu(p.host)
+	before := usage.CPU(p.host)
 	o, err := p.up(b, into, name, profile)
 	if err != nil {
 		return err
 	}
-	between := cpu(p.host)
+	between := usage.CPU(p.host)
 	if err := p.down(b, into, o); err != nil {
 		return err
 	}
 	into[cpuStart] = append(into[cpuStart], between-before)
-	into[cpuStop] = append(into[cpuStop], cpu(p.host)-between)
+	into[cpuStop] = append(into[cpuStop], usage.CPU(p.host)-between)
 	return nil
 }

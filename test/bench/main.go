@@ -1,10 +1,11 @@
 // Command bench measures skiff and, where it is installed, Debian's containerd, side by side in one run on one machine:
 //
-//	bench -bin DIR [-o table|markdown|json] [-runs N] [-only pods,pull,node]
+//	bench -bin DIR [-o table|markdown|json] [-runs N] [-only pods,pull,node,kubelet]
 //
 // Both CRI servers run in simulated hosts of their own (see test/harness) with the same image, the same requests and the
 // same client. Runs alternate between them, so that what else the machine does falls on both alike. The node is measured
-// in a third host: from nothing to a running pod, and idle. Figures go to standard output, progress to standard error.
+// in a third host: from nothing to a running pod, and idle. Kubelets are measured last, skiff's and the upstream one that is
+// on the PATH, each under a control plane and on a CRI server of skiff's. Figures go to standard output, progress to standard error.
 // The machine is left as it was, also after Ctrl-C.
 package main
 
@@ -21,6 +22,9 @@ import (
 	"syscall"
 )
 
+// parts are what can be chosen to be measured.
+var parts = []string{"pods", "pull", "node", "kubelet"}
+
 type options struct {
 	bin    string
 	output string
@@ -36,7 +40,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "directory of the built binaries")
 	flag.StringVar(&o.output, "o", "table", "table, markdown or json")
 	flag.IntVar(&o.runs, "runs", 20, "pods that are started one after the other")
-	flag.StringVar(&o.only, "only", "pods,pull,node", "what to measure")
+	flag.StringVar(&o.only, "only", strings.Join(parts, ","), "what to measure")
 	flag.StringVar(&o.loop, "loop", "", "instead, repeat on skiff alone until Ctrl-C, for profilers: pod, exec, pod-seccomp or exec-seccomp")
 	flag.Parse()
 	if err := run(o); err != nil {
@@ -76,8 +80,8 @@ func measure(b *bench, o options) error {
 	}
 	chosen := strings.Split(o.only, ",")
 	for _, c := range chosen {
-		if !slices.Contains([]string{"pods", "pull", "node"}, c) {
-			return fmt.Errorf("-only %q: there are pods, pull and node", c)
+		if !slices.Contains(parts, c) {
+			return fmt.Errorf("-only %q: there are %s", c, strings.Join(parts, ", "))
 		}
 	}
 	if slices.Contains(chosen, "node") {
@@ -99,6 +103,11 @@ func measure(b *bench, o options) error {
 			if err := pulls(b, peers); err != nil {
 				return fmt.Errorf("pull: %w", err)
 			}
+		}
+	}
+	if slices.Contains(chosen, "kubelet") {
+		if err := kubelets(b); err != nil {
+			return fmt.Errorf("kubelet: %w", err)
 		}
 	}
 	sizes(b, o.bin)

@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/skiff-node/skiff/test/bench/usage"
 	"github.com/skiff-node/skiff/test/harness"
 	"github.com/skiff-node/skiff/test/images"
 )
@@ -140,35 +142,39 @@ func (n *node) firstPod(ctx context.Context) error {
 }
 
 // connect asks the API server whether it is ready.
-func (n *node) connect() error {
-	raw, err := os.ReadFile(n.host.Path(adminFile))
+func (n *node) connect() (err error) {
+	n.client, err = connect(n.bench.ctx, n.host)
+	return err
+}
+
+// connect makes a client of the host's API server, if that is ready.
+func connect(ctx context.Context, h *harness.Host) (kubernetes.Interface, error) {
+	config, err := adminConfig(h)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err = client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+	return client, err
+}
+
+// adminConfig is how the host's administrator reaches the API server.
+func adminConfig(h *harness.Host) (*rest.Config, error) {
+	raw, err := os.ReadFile(h.Path(adminFile))
+	if err != nil {
+		return nil, err
 	}
 	config, err := clientcmd.RESTConfigFromKubeConfig(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	config.Dial = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = n.host.InNetwork(func() (err error) {
-			var d net.Dialer
-			conn, err = d.DialContext(ctx, network, address)
-			return err
-		})
-		return conn, err
-	}
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(n.bench.ctx, 2*time.Second)
-	defer cancel()
-	if _, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
-		return err
-	}
-	n.client = client
-	return nil
+	config.Dial, config.QPS = harness.Dial(h), -1
+	return config, nil
 }
 
 func (n *node) nodeReady(ctx context.Context) error {
@@ -176,15 +182,13 @@ func (n *node) nodeReady(ctx context.Context) error {
 		return n.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
 	}, func(e watch.Event) bool {
 		node, ok := e.Object.(*corev1.Node)
-		if !ok {
-			return false
-		}
-		for _, c := range node.Status.Conditions {
-			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
-				return true
-			}
-		}
-		return false
+		return ok && ready(node)
+	})
+}
+
+func ready(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 	})
 }
 
@@ -271,7 +275,7 @@ func (n *node) replicasReady(ctx context.Context, want int32) error {
 func (n *node) memory() {
 	var rows []row
 	rss, private := 0.0, 0.0
-	all := usage(n.host)
+	all := usage.Of(n.host)
 	for _, name := range []string{"skiff", "skiff-cri", "skiff-keeper"} {
 		m := all[name]
 		rows = append(rows, row{Name: name + ", RSS", Skiff: one(m.RSS / mib)}, row{Name: name + ", private", Skiff: one(m.Private / mib)})

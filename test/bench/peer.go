@@ -8,13 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/test/bench/usage"
 	"github.com/skiff-node/skiff/test/harness"
 	"github.com/skiff-node/skiff/test/images"
 )
@@ -26,7 +26,7 @@ type peer struct {
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
 	ready   time.Duration // from the start of its process to the first answered Version
-	idle    map[string]memory
+	idle    map[string]usage.Memory
 }
 
 const (
@@ -150,24 +150,14 @@ func startContainerd(b *bench, archive string) (*peer, error) {
 // start runs the server and waits until it answers.
 func (p *peer) start(b *bench, socket string, argv ...string) error {
 	b.say("starting %s", filepath.Base(argv[0]))
-	cmd := harness.CommandIn(context.WithoutCancel(b.ctx), p.host, "daemon", argv...)
-	log, err := os.Create(filepath.Join(p.host.Dir, "daemon.log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, &syscall.SysProcAttr{Setsid: true}
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	go cmd.Wait() // the host's end ends it
+	log := harness.Daemon(p.host, "daemon", argv...)
 	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
 	defer cancel()
-	err = wait(ctx, func() error { return p.connect(b, socket) })
+	err := wait(ctx, func() error { return p.connect(b, socket) })
 	p.ready = time.Since(began)
 	if err != nil {
-		return fmt.Errorf("%w\n%s", err, tail(log.Name()))
+		return fmt.Errorf("%w\n%s", err, tail(log))
 	}
 	return nil
 }
@@ -213,7 +203,7 @@ func idle(b *bench, peers []*peer) error {
 		return err
 	}
 	for _, p := range peers {
-		p.idle = usage(p.host)
+		p.idle = usage.Of(p.host)
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/test/bench/usage"
 )
 
 // timings collects samples by what was done, in milliseconds.
@@ -139,7 +141,7 @@ func (p *peer) down(b *bench, into timings, o pod) error {
 
 // exec runs a program in a container that runs.
 func (p *peer) exec(b *bench, into timings, o pod) error {
-	before := cpu(p.host)
+	before := usage.CPU(p.host)
 	err := p.call(b, into, callExec, func(ctx context.Context) error {
 		r, err := p.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: o.container, Cmd: []string{"/bin/true"}, Timeout: 30})
 		if err == nil && r.ExitCode != 0 {
@@ -147,7 +149,7 @@ func (p *peer) exec(b *bench, into timings, o pod) error {
 		}
 		return err
 	})
-	into[cpuExec] = append(into[cpuExec], cpu(p.host)-before)
+	into[cpuExec] = append(into[cpuExec], usage.CPU(p.host)-before)
 	return err
 }
 
@@ -284,7 +286,7 @@ func crowds(b *bench, peers []*peer) error {
 	var rows []row
 	for _, p := range peers {
 		b.say("%d pods at once on %s", crowd, p.name)
-		before := overhead(usage(p.host))
+		before := usage.Overhead(usage.Of(p.host))
 		all := make([]pod, crowd)
 		took, err := parallel(func(i int) (err error) {
 			all[i], err = p.up(b, timings{}, fmt.Sprintf("crowd-%d", i), unconfined)
@@ -297,11 +299,11 @@ func crowds(b *bench, peers []*peer) error {
 		if err := sleep(b.ctx, 2*time.Second); err != nil {
 			return err
 		}
-		with := usage(p.host)
+		with := usage.Of(p.host)
 		if n := with["app"].Processes; n != crowd {
 			return fmt.Errorf("%s: %d of %d pods run", p.name, n, crowd)
 		}
-		*p.side(&perPod) = one((overhead(with) - before) / crowd / mib)
+		*p.side(&perPod) = one((usage.Overhead(with) - before) / crowd / mib)
 		*p.side(&shims) = one(perPodProcesses(with) / mib)
 		took, err = parallel(func(i int) error { return p.down(b, timings{}, all[i]) })
 		if err != nil {
@@ -317,7 +319,7 @@ func crowds(b *bench, peers []*peer) error {
 }
 
 // perPodProcesses is the private memory of one shim and one pause process.
-func perPodProcesses(m map[string]memory) float64 {
+func perPodProcesses(m map[string]usage.Memory) float64 {
 	sum := 0.0
 	for name, u := range m {
 		if name == "pause" || strings.HasPrefix(name, "containerd-shim") {
@@ -331,7 +333,7 @@ func perPodProcesses(m map[string]memory) float64 {
 func idleRows(p *peer) []row {
 	all := row{Name: "idle, " + p.name + ", RSS of all processes"}
 	private := row{Name: "idle, " + p.name + ", private of all processes"}
-	*p.side(&all), *p.side(&private) = one(total(p.idle)/mib), one(overhead(p.idle)/mib)
+	*p.side(&all), *p.side(&private) = one(usage.Total(p.idle)/mib), one(usage.Overhead(p.idle)/mib)
 	if p.name == "skiff" {
 		all.Goal = "≤ 40 MiB"
 	}

@@ -56,6 +56,7 @@ func load() string {
 type section struct {
 	Title string `json:"title"`
 	Unit  string `json:"unit"`
+	Peer  string `json:"peer"` // what skiff is compared with
 	Rows  []row  `json:"rows"`
 }
 
@@ -63,7 +64,7 @@ type section struct {
 type row struct {
 	Name  string `json:"name"`
 	Skiff *stat  `json:"skiff,omitempty"`
-	Peer  *stat  `json:"containerd,omitempty"`
+	Peer  *stat  `json:"peer,omitempty"`
 	Goal  string `json:"goal,omitempty"`
 }
 
@@ -91,8 +92,12 @@ func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 const mib = 1 << 20
 
-func (r *report) add(title, unit string, rows ...row) {
-	r.Sections = append(r.Sections, section{title, unit, rows})
+// add adds a table that compares with containerd.
+func (r *report) add(title, unit string, rows ...row) { r.against("containerd", title, unit, rows...) }
+
+// against adds a table that compares with something else.
+func (r *report) against(peer, title, unit string, rows ...row) {
+	r.Sections = append(r.Sections, section{title, unit, peer, rows})
 }
 
 func (r *report) print(w io.Writer, format string) error {
@@ -104,7 +109,7 @@ func (r *report) print(w io.Writer, format string) error {
 	case "markdown":
 		fmt.Fprintln(w, r.heading())
 		for _, s := range r.Sections {
-			fmt.Fprintf(w, "\n| %s (%s) | skiff p50 | p90 | containerd p50 | p90 | ratio | goal |\n|---|---:|---:|---:|---:|---:|---|\n", s.Title, s.Unit)
+			fmt.Fprintf(w, "\n| %s (%s) | skiff p50 | p90 | %s p50 | p90 | ratio | goal |\n|---|---:|---:|---:|---:|---:|---|\n", s.Title, s.Unit, s.Peer)
 			for _, x := range s.Rows {
 				fmt.Fprintf(w, "| %s |\n", strings.Join(x.cells(), " | "))
 			}
@@ -115,7 +120,7 @@ func (r *report) print(w io.Writer, format string) error {
 	const line = "%-48s %9s %7s %16s %7s %8s   %s\n"
 	for _, s := range r.Sections {
 		fmt.Fprintln(w)
-		fmt.Fprintf(w, line, s.Title+" ("+s.Unit+")", "skiff p50", "p90", "containerd p50", "p90", "ratio", "goal")
+		fmt.Fprintf(w, line, s.Title+" ("+s.Unit+")", "skiff p50", "p90", s.Peer+" p50", "p90", "ratio", "goal")
 		for _, x := range s.Rows {
 			c := x.cells()
 			fmt.Fprintf(w, line, "  "+c[0], c[1], c[2], c[3], c[4], c[5], c[6])

@@ -3,9 +3,13 @@ package harness
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
 )
 
 // inCgroup executes a program in a cgroup of the host's, in each hierarchy.
@@ -24,6 +28,82 @@ func CommandIn(ctx context.Context, h *Host, cgroup string, argv ...string) *exe
 	return h.Command(ctx, "sh", append([]string{"-c", inCgroup, h.CgroupRoot + "/" + cgroup}, argv...)...)
 }
 
+// Daemon starts a program on the host, in a cgroup of the host's of that name. Its output is in the returned file, whose
+// end is shown when the test fails. The end of the host ends it.
+func Daemon(h *Host, name string, argv ...string) (log string) {
+	h.t.Helper()
+	cmd := CommandIn(context.Background(), h, name, argv...)
+	log = filepath.Join(h.Dir, name+".log")
+	out, err := os.Create(log)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = out, out, &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatalf("start %s: %v", name, err)
+	}
+	h.t.Cleanup(func() {
+		if h.t.Failed() {
+			raw, _ := os.ReadFile(log)
+			h.t.Logf("--- end of the log of %s\n%s", name, raw[max(0, len(raw)-8000):])
+		}
+	})
+	go cmd.Wait()
+	return log
+}
+
+// Await waits for a file of the host, a socket usually.
+func Await(h *Host, path string) {
+	h.t.Helper()
+	Eventually(h.t, time.Minute, path+" exists", func() (bool, string) {
+		_, err := os.Stat(h.Path(path))
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// SkiffCRI starts skiff-cri on the host, imports image archives, and returns the CRI socket.
+func SkiffCRI(h *Host, archives ...string) string {
+	h.t.Helper()
+	config := fmt.Sprintf("cgroup = %q\nkeeper = %q\n", h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper"))
+	if err := Write(h, "/etc/skiff/cri.toml", config); err != nil {
+		h.t.Fatal(err)
+	}
+	Daemon(h, "skiff-cri", filepath.Join(h.BinDir, "skiff-cri"))
+	Await(h, "/run/skiff/images.sock")
+	for _, a := range archives {
+		h.MustSkiff("images", "import", "--socket", "/run/skiff/images.sock", a)
+	}
+	return "/run/skiff/cri.sock"
+}
+
+// SkiffPlane starts skiff's control plane on the host, alone, and waits until the API server is ready.
+func SkiffPlane(h *Host) {
+	h.t.Helper()
+	Daemon(h, "server", filepath.Join(h.BinDir, "skiff"), "server", "--disable-agent", "--cgroup-root", h.CgroupRoot, "--node-name", h.Name, "--node-ip", h.IP)
+	Serving(h)
+}
+
+// Serving waits until the host's API server is ready.
+func Serving(h *Host) {
+	h.t.Helper()
+	Eventually(h.t, 2*time.Minute, "the API server is ready", func() (bool, string) {
+		out, err := h.Skiff("kubectl", "get", "--raw", "/readyz")
+		return err == nil && strings.TrimSpace(out) == "ok", out
+	})
+}
+
+// Dial connects from the host's network.
+func Dial(h *Host) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		err = h.InNetwork(func() error {
+			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+			return err
+		})
+		return conn, err
+	}
+}
+
 // Write makes a file on the host, with the directories above it.
 func Write(h *Host, path, text string) error {
 	file := h.Path(path)
@@ -31,6 +111,38 @@ func Write(h *Host, path, text string) error {
 		return err
 	}
 	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+// KubeletConfig is the configuration of a kubelet under the host's control plane, skiff's or upstream's: an upstream file, which
+// names no path of skiff's but the certificates. Static pods are read from StaticPods.
+func KubeletConfig(h *Host, socket string) string {
+	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+failCgroupV1: false
+failSwapOn: false
+containerRuntimeEndpoint: unix://%s
+cgroupRoot: %s
+staticPodPath: %s
+authentication: {x509: {clientCAFile: /var/lib/skiff/pki/ca.crt}, webhook: {enabled: true}, anonymous: {enabled: false}}
+authorization: {mode: Webhook}
+tlsCertFile: /var/lib/skiff/pki/kubelet-serving.crt
+tlsPrivateKeyFile: /var/lib/skiff/pki/kubelet-serving.key
+`, socket, h.CgroupRoot, StaticPods)
+}
+
+// StaticPods is where a kubelet with KubeletConfig looks for static pods.
+const StaticPods = "/etc/kubernetes/manifests"
+
+// Kubelet starts a kubelet that joins the host's control plane. argv is its program: `skiff kubelet`, or upstream's.
+func Kubelet(h *Host, socket string, argv ...string) {
+	h.t.Helper()
+	for file, text := range map[string]string{"/etc/kubernetes/kubelet.yaml": KubeletConfig(h, socket), StaticPods + "/.keep": ""} {
+		if err := Write(h, file, text); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	Daemon(h, "kubelet", append(argv, "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/var/lib/skiff/pki/kubelet.kubeconfig",
+		"--hostname-override="+h.Name, "--node-ip="+h.IP)...)
 }
 
 // ContainerdConfig is the configuration of Debian's containerd: what a kubelet's node needs and no more; everything else is

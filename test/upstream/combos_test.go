@@ -3,7 +3,6 @@
 package upstream
 
 import (
-	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -12,18 +11,6 @@ import (
 
 	"github.com/skiff-node/skiff/test/harness"
 )
-
-// skiffKubelet is the configuration of skiff's kubelet: an upstream file, which names no path of skiff's but the certificates.
-const skiffKubelet = `apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-failCgroupV1: false
-containerRuntimeEndpoint: unix://%s
-cgroupRoot: %s
-authentication: {x509: {clientCAFile: /var/lib/skiff/pki/ca.crt}, webhook: {enabled: true}, anonymous: {enabled: false}}
-authorization: {mode: Webhook}
-tlsCertFile: /var/lib/skiff/pki/kubelet-serving.crt
-tlsPrivateKeyFile: /var/lib/skiff/pki/kubelet-serving.key
-`
 
 // workload is what every combination of parts runs.
 const workload = `
@@ -96,9 +83,7 @@ func TestCombinations(t *testing.T) {
 
 // combination joins the node and runs the workload.
 func combination(t *testing.T, h *harness.Host, r runtime) {
-	write(t, h, "/etc/kubernetes/kubelet.yaml", fmt.Sprintf(skiffKubelet, r.socket, h.CgroupRoot))
-	daemon(t, h, "kubelet", filepath.Join(h.BinDir, "skiff"), "kubelet", "--config=/etc/kubernetes/kubelet.yaml",
-		"--kubeconfig=/var/lib/skiff/pki/kubelet.kubeconfig", "--hostname-override="+h.Name, "--node-ip="+h.IP)
+	harness.Kubelet(h, r.socket, filepath.Join(h.BinDir, "skiff"), "kubelet")
 	harness.Eventually(t, 2*time.Minute, "the node is Ready", func() (bool, string) {
 		out, err := h.Skiff("kubectl", "get", "node", h.Name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		return err == nil && out == "True", out
@@ -134,19 +119,7 @@ func combination(t *testing.T, h *harness.Host, r runtime) {
 }
 
 // skiffPlane starts skiff's control plane, alone.
-func skiffPlane(t *testing.T, h *harness.Host) {
-	daemon(t, h, "server", filepath.Join(h.BinDir, "skiff"), "server", "--disable-agent", "--cgroup-root", h.CgroupRoot, "--node-name", h.Name, "--node-ip", h.IP)
-	serving(t, h)
-}
-
-// serving waits until the API server is ready.
-func serving(t *testing.T, h *harness.Host) {
-	t.Helper()
-	harness.Eventually(t, 2*time.Minute, "the API server is ready", func() (bool, string) {
-		out, err := h.Skiff("kubectl", "get", "--raw", "/readyz")
-		return err == nil && strings.TrimSpace(out) == "ok", out
-	})
-}
+func skiffPlane(_ *testing.T, h *harness.Host) { harness.SkiffPlane(h) }
 
 // upstreamPlane starts etcd and the upstream control plane, with the certificates that skiff's has made.
 func upstreamPlane(t *testing.T, h *harness.Host) {
@@ -165,14 +138,14 @@ func upstreamPlane(t *testing.T, h *harness.Host) {
 		return err != nil, out
 	})
 	const pki = "/var/lib/skiff/pki/"
-	daemon(t, h, "etcd", path["etcd"], "--data-dir=/var/lib/skiff/upstream-etcd", "--listen-client-urls=http://127.0.0.1:12379", "--advertise-client-urls=http://127.0.0.1:12379", "--listen-peer-urls=http://127.0.0.1:12380")
-	daemon(t, h, "apiserver", path["kube-apiserver"], "--etcd-servers=http://127.0.0.1:12379", "--secure-port=6443", "--advertise-address="+h.IP,
+	harness.Daemon(h, "etcd", path["etcd"], "--data-dir=/var/lib/skiff/upstream-etcd", "--listen-client-urls=http://127.0.0.1:12379", "--advertise-client-urls=http://127.0.0.1:12379", "--listen-peer-urls=http://127.0.0.1:12380")
+	harness.Daemon(h, "apiserver", path["kube-apiserver"], "--etcd-servers=http://127.0.0.1:12379", "--secure-port=6443", "--advertise-address="+h.IP,
 		"--service-cluster-ip-range=10.43.0.0/16", "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--client-ca-file="+pki+"ca.crt",
 		"--tls-cert-file="+pki+"apiserver.crt", "--tls-private-key-file="+pki+"apiserver.key", "--kubelet-certificate-authority="+pki+"ca.crt",
 		"--kubelet-client-certificate="+pki+"apiserver-kubelet-client.crt", "--kubelet-client-key="+pki+"apiserver-kubelet-client.key", "--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+pki+"sa.pub", "--service-account-signing-key-file="+pki+"sa.key")
-	serving(t, h)
-	daemon(t, h, "controllers", path["kube-controller-manager"], "--kubeconfig="+pki+"controller-manager.kubeconfig", "--use-service-account-credentials=true", "--leader-elect=false",
+	harness.Serving(h)
+	harness.Daemon(h, "controllers", path["kube-controller-manager"], "--kubeconfig="+pki+"controller-manager.kubeconfig", "--use-service-account-credentials=true", "--leader-elect=false",
 		"--allocate-node-cidrs=true", "--cluster-cidr=10.42.0.0/16", "--service-account-private-key-file="+pki+"sa.key", "--root-ca-file="+pki+"ca.crt")
-	daemon(t, h, "scheduler", path["kube-scheduler"], "--kubeconfig="+pki+"scheduler.kubeconfig", "--leader-elect=false")
+	harness.Daemon(h, "scheduler", path["kube-scheduler"], "--kubeconfig="+pki+"scheduler.kubeconfig", "--leader-elect=false")
 }

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -75,7 +74,6 @@ type node struct {
 	*testing.T
 	h      *harness.Host
 	client *http.Client
-	dial   func(context.Context, string, string) (net.Conn, error)
 }
 
 // upstreamKubelet starts the upstream kubelet on the runtime.
@@ -87,16 +85,9 @@ func upstreamKubelet(t *testing.T, h *harness.Host, r runtime) *node {
 	}
 	write(t, h, "/etc/kubernetes/kubelet.yaml", fmt.Sprintf(kubeletConfig, r.socket, h.CgroupRoot))
 	write(t, h, "/etc/kubernetes/manifests/.keep", "")
-	daemon(t, h, "kubelet", binary, "--config=/etc/kubernetes/kubelet.yaml", "--hostname-override="+h.Name, "--node-ip="+h.IP)
+	harness.Daemon(h, "kubelet", binary, "--config=/etc/kubernetes/kubelet.yaml", "--hostname-override="+h.Name, "--node-ip="+h.IP)
 	n := &node{T: t, h: h}
-	n.dial = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = h.InNetwork(func() error {
-			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
-			return err
-		})
-		return conn, err
-	}
-	n.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: n.dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // the kubelet signs its own
+	n.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: harness.Dial(h), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // the kubelet signs its own
 	harness.Eventually(t, 2*time.Minute, "the kubelet is healthy", func() (bool, string) {
 		body, err := n.get("/healthz")
 		return err == nil && strings.TrimSpace(body) == "ok", fmt.Sprint(body, err)

@@ -6,41 +6,11 @@
 package upstream
 
 import (
-	"context"
-	"fmt"
-	"os"
 	"path/filepath"
-	"syscall"
-	"time"
 
 	"github.com/skiff-node/skiff/test/harness"
 	"github.com/skiff-node/skiff/test/images"
 )
-
-// daemon starts a program on the host, in the host's cgroup below its name. Its output is in the returned file. The end
-// of the host ends it.
-func daemon(t harness.TB, h *harness.Host, name string, argv ...string) (log string) {
-	t.Helper()
-	cmd := harness.CommandIn(context.Background(), h, name, argv...)
-	log = filepath.Join(h.Dir, name+".log")
-	out, err := os.Create(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = out, out, &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("start %s: %v", name, err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			raw, _ := os.ReadFile(log)
-			t.Logf("--- end of the log of %s\n%s", name, raw[max(0, len(raw)-8000):])
-		}
-	})
-	go cmd.Wait()
-	return log
-}
 
 // write makes a file on the host.
 func write(t harness.TB, h *harness.Host, path, text string) {
@@ -59,13 +29,7 @@ type runtime struct {
 // skiffCRI starts skiff-cri on the host, with the project's images.
 func skiffCRI(t harness.TB, h *harness.Host) runtime {
 	t.Helper()
-	write(t, h, "/etc/skiff/cri.toml", fmt.Sprintf("cgroup = %q\nkeeper = %q\n", h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper")))
-	daemon(t, h, "skiff-cri", filepath.Join(h.BinDir, "skiff-cri"))
-	await(t, h, "/run/skiff/images.sock")
-	for _, image := range archives(t, h) {
-		h.MustSkiff("images", "import", "--socket", "/run/skiff/images.sock", image)
-	}
-	return runtime{name: "skiff", socket: "/run/skiff/cri.sock"}
+	return runtime{name: "skiff", socket: harness.SkiffCRI(h, archives(t, h)...)}
 }
 
 // containerd starts Debian's containerd on the host, with the project's images; its sandboxes run the probe.
@@ -73,8 +37,8 @@ func containerd(t harness.TB, h *harness.Host) runtime {
 	t.Helper()
 	write(t, h, "/etc/containerd/config.toml", harness.ContainerdConfig(pauseImage))
 	write(t, h, "/etc/cni/net.d/10-test.conflist", harness.Conflist)
-	daemon(t, h, "containerd", "containerd")
-	await(t, h, "/run/containerd/containerd.sock")
+	harness.Daemon(h, "containerd", "containerd")
+	harness.Await(h, "/run/containerd/containerd.sock")
 	for _, image := range archives(t, h) {
 		h.MustRun("ctr", "-n", "k8s.io", "images", "import", image)
 	}
@@ -89,15 +53,6 @@ func archives(t harness.TB, h *harness.Host) []string {
 		t.Fatalf("no image archives in %s/images: run make build", h.BinDir)
 	}
 	return out
-}
-
-// await waits for a file, a socket usually.
-func await(t harness.TB, h *harness.Host, path string) {
-	t.Helper()
-	harness.Eventually(t, time.Minute, path+" exists", func() (bool, string) {
-		_, err := os.Stat(h.Path(path))
-		return err == nil, fmt.Sprint(err)
-	})
 }
 
 const pauseImage = "localhost/skiff/pause:v1"
