@@ -37,6 +37,6 @@ func (k *admission) refuse(p *v1.Pod, reason, message string) *pod.End {
 }
 
 // resize decides whether a running pod gets other resources.
-func (k *admission) resize(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal {
-	return resize.Decide(p, granted, static, others, resize.Node{Allocatable: (*Kubelet)(k).allocatable(), ExclusiveCPUs: k.facts.assigned.Fixed()})
+func (k *admission) resize(p *v1.Pod, granted resize.Allocation, others []*v1.Pod) *resize.Refusal {
+	return resize.Decide(p, granted, others, resize.Node{Allocatable: (*Kubelet)(k).allocatable(), ExclusiveCPUs: k.facts.assigned.Fixed()})
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/status"
 	"github.com/skiff-node/skiff/kubelet/volume"
 	"github.com/skiff-node/skiff/kubelet/worker"
+	"github.com/skiff-node/skiff/kubelet/worker/record"
 )
 
 // Kubelet is one node's agent. New wires it, Run runs it.
@@ -162,7 +163,7 @@ func (k *Kubelet) newWorkers() error {
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
 		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events,
-		Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Passed: k.metrics.Pass, Started: k.metrics.PodStarted, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Records: record.Dir(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Passed: k.metrics.Pass, Started: k.metrics.PodStarted, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
 	wc.Unregister = func(uid types.UID) { k.metrics.Forget(string(uid)) }

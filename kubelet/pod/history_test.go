@@ -2,6 +2,7 @@ package pod_test
 
 import (
 	"bytes"
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -46,7 +47,7 @@ var update = flag.Bool("update", false, "write the answers into the scripts")
 //	delete GRACE                        the API has a deletion with that grace period, in seconds
 //	evict GRACE REASON                  the kubelet ends the pod
 //	reject REASON                       the node refuses the pod
-//	granted C RES=REQUEST[/LIMIT] ...   the node has granted C other resources; RES is cpu or memory
+//	granted C RES=REQUEST[/LIMIT] ...   the node has granted C other resources; RES is cpu or memory; C may be pod, the whole
 //	actual C RES=REQUEST[/LIMIT] ...    the running C has these resources
 //	resize pending|progress [REASON]    that is where the resize of the pod stands
 //	restart                             the kubelet has been restarted: what it had in memory is gone
@@ -213,12 +214,16 @@ func (w *world) do(f []string) []string {
 		w.o.Kills, w.o.Crashes, w.o.Faults = map[string]pod.Kill{}, map[string]pod.Crash{}, map[string]pod.Fault{}
 	case "granted":
 		w.d.Pod = w.d.Pod.DeepCopy()
-		pod.Find(w.d.Pod, f[1]).Resources = resources(f[2:])
+		if r := resources(f[2:]); f[1] == wholePod {
+			w.d.Pod.Spec.Resources = &r
+		} else {
+			pod.Find(w.d.Pod, f[1]).Resources = r
+		}
 	case "actual":
 		if w.o.Actual == nil {
 			w.o.Actual = map[string]v1.ResourceRequirements{}
 		}
-		w.o.Actual[f[1]] = resources(f[2:])
+		w.o.Actual[strings.TrimSuffix(f[1], wholePod)] = resources(f[2:])
 	case "resize":
 		r := &report.Resize{Reason: arg(2), Generation: w.d.Pod.Generation}
 		w.pending, w.progress = nil, nil
@@ -238,6 +243,9 @@ func (w *world) do(f []string) []string {
 	}
 	return nil
 }
+
+// wholePod stands for the pod as a whole where a container could be named.
+const wholePod = "pod"
 
 func duration(t *testing.T, s string) time.Duration {
 	d, err := time.ParseDuration(s)
@@ -463,7 +471,7 @@ func (w *world) describe() []string {
 		}
 	}
 	for _, r := range a.Resizes {
-		say("resize %s from %s to %s", r.ID, written(r.From), written(r.To))
+		say("resize %s from %s to %s", cmp.Or(r.ID, wholePod), written(r.From), written(r.To))
 	}
 	if len(a.Remove) > 0 {
 		say("remove %v", a.Remove)

@@ -52,6 +52,7 @@ func (pl *planner) run() {
 		pl.renew(attempt)
 	} else {
 		pl.keep()
+		resizePlanner{pl}.whole()
 	}
 	if pl.acts.Start != nil {
 		pl.acts.Start.Containers = pl.starts

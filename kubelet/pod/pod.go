@@ -187,7 +187,8 @@ type Observed struct {
 	// Hooking: the postStart hook of the newest instance of this name runs. Until it is over, the container does not
 	// count as running for anybody outside.
 	Hooking map[string]bool
-	// Actual resources by container name, of those that run. The spec holds what the node has granted.
+	// Actual resources by container name, of those that run, and of the pod as a whole (WholePod). The spec holds what the
+	// node has granted.
 	Actual map[string]v1.ResourceRequirements
 	// MaxBackoff caps the restart back-off; zero means 5 minutes.
 	MaxBackoff time.Duration
@@ -203,7 +204,7 @@ type Actions struct {
 	StopSandboxes []string
 	// Start is nil when nothing is to be started, or a start is under way.
 	Start *Start
-	// Resizes lists running containers to be given other resources, those first that get less.
+	// Resizes lists running containers to be given other resources, those first that get less, and last the pod as a whole.
 	Resizes []Resize
 	// Remove lists dead containers that nobody needs any more.
 	Remove []string

@@ -14,11 +14,16 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/report"
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
+	"github.com/skiff-node/skiff/kubelet/worker/record"
 )
 
 // resizing is where the resources of one pod stand. The worker's mutex guards it.
 type resizing struct {
 	granted, actual resize.Allocation
+	// recalled are the IDs of the containers that actual tells of, as a kubelet before this one kept or reported it.
+	recalled map[string]string
+	// unsaved tells that granted or actual have changed since they were kept.
+	unsaved bool
 	// pending is why what is desired is not granted.
 	pending *report.Resize
 	// progress is set from a grant until all containers have what was granted. Its reason tells what went wrong.
@@ -50,9 +55,63 @@ func (w resizer) see(d *pod.Desired, o *pod.Observed) {
 	}
 }
 
+// recall reads what a kubelet before this one has granted: from the record, and where there is none from the status.
+func (w resizer) recall() {
+	p, r := w.pod, &w.resize
+	r.granted, r.actual = resize.FromStatus(p)
+	r.recalled, r.unsaved = map[string]string{}, true
+	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for i := range list {
+			r.recalled[list[i].Name] = trimScheme(list[i].ContainerID)
+		}
+	}
+	if w.cfg.Records == nil {
+		return
+	}
+	kept, err := w.cfg.Records.Load(p.UID)
+	if err != nil {
+		w.log.Warn("cannot read what the pod was granted, the API's status counts", "err", err)
+	}
+	if kept == nil {
+		return
+	}
+	r.granted, r.actual, r.recalled = resize.Of(p), resize.Allocation{}, map[string]string{}
+	maps.Copy(r.granted, kept.Granted)
+	for name, has := range kept.Actual {
+		r.actual[name], r.recalled[name] = has.Resources, has.ID
+	}
+}
+
+// keep writes the record when it has changed. It comes before what it tells is reported, so that no kubelet after this one
+// finds less in the record than in the status. Nothing is kept of a pod of which nothing runs.
+func (w resizer) keep(o *pod.Observed) {
+	w.mu.Lock()
+	if !w.resize.unsaved || w.cfg.Records == nil || len(w.resize.actual) == 0 {
+		w.mu.Unlock()
+		return
+	}
+	s := record.Standing{Granted: maps.Clone(w.resize.granted), Actual: map[string]record.Actual{}}
+	for name, has := range w.resize.actual {
+		kept := record.Actual{Resources: has}
+		if c := o.Newest(name); c != nil {
+			kept.ID = c.ID
+		}
+		s.Actual[name] = kept
+	}
+	w.resize.unsaved = false
+	uid := w.pod.UID
+	w.mu.Unlock()
+	if err := w.cfg.Records.Save(uid, &s); err != nil {
+		w.log.Warn("cannot keep what the pod was granted", "err", err)
+	}
+}
+
 // settle forgets what containers had that do not run any more. What another kubelet has started has got what was granted,
-// unless the status tells of this very instance.
+// unless the record or the status tells of this very instance.
 func (w resizer) settle(p *v1.Pod, o *pod.Observed) {
+	if _, known := w.resize.actual[resize.Whole]; !known && p.Spec.Resources != nil && len(o.Containers) > 0 {
+		w.got(resize.Whole, *p.Spec.Resources)
+	}
 	for i := range o.Containers {
 		c := &o.Containers[i]
 		spec := pod.Find(p, c.Name)
@@ -63,26 +122,20 @@ func (w resizer) settle(p *v1.Pod, o *pod.Observed) {
 		switch {
 		case c.State != pod.Running:
 			delete(w.resize.actual, c.Name)
-		case w.first && known && !w.told(c):
+		case w.first && known && w.resize.recalled[c.Name] != c.ID:
 			delete(w.resize.actual, c.Name)
 			known = false
 			fallthrough
 		case !known && !o.Busy:
-			w.resize.actual[c.Name] = spec.Resources
+			w.got(c.Name, pod.Effective(p.Spec.Resources, spec.Resources))
 		}
 	}
 }
 
-// told tells whether the API's status is about this instance of the container.
-func (w resizer) told(c *pod.Container) bool {
-	for _, list := range [][]v1.ContainerStatus{w.pod.Status.InitContainerStatuses, w.pod.Status.ContainerStatuses} {
-		for i := range list {
-			if list[i].Name == c.Name {
-				return trimScheme(list[i].ContainerID) == c.ID
-			}
-		}
-	}
-	return false
+// got notes what a container, or the pod as a whole, has got. The worker's mutex is held.
+func (w resizer) got(name string, r v1.ResourceRequirements) {
+	w.resize.actual[name] = r
+	w.resize.unsaved = true
 }
 
 // standing tells of the resize that waits and of the one that is carried out, as copies.
@@ -101,10 +154,10 @@ func (w resizer) standing() (pending, progress *report.Resize) {
 }
 
 // started notes what a new container has got.
-func (w resizer) started(name string, c *v1.Container) {
+func (w resizer) started(p *v1.Pod, name string, c *v1.Container) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.resize.actual[name] = c.Resources
+	w.got(name, pod.Effective(p.Spec.Resources, c.Resources))
 }
 
 // carryOut gives running containers other resources, and the pod's cgroup with them.
@@ -113,23 +166,14 @@ func (w resizer) carryOut(ctx context.Context, p *v1.Pod, list []pod.Resize) {
 	if len(list) == 0 {
 		return
 	}
-	done := 0
-	err := w.roomy(ctx, list)
+	done, err := 0, w.roomy(ctx, p, list)
 	if err == nil {
-		err = w.cfg.Cgroups.ResizePod(p, func() error {
-			for i := range list {
-				if err := w.cfg.Runtime.UpdateContainer(ctx, p, list[i].Name, list[i].ID); err != nil {
-					return err
-				}
-				done++
-			}
-			return nil
-		})
+		done, err = w.change(ctx, p, list)
 	}
 	w.mu.Lock()
 	for _, r := range list[:done] {
-		w.resize.actual[r.Name] = r.To
-		w.log.Info("container resized", "container", r.Name)
+		w.got(r.Name, r.To)
+		w.log.Info("resized", "container", r.Name)
 	}
 	w.mu.Unlock()
 	if err == nil || ctx.Err() != nil {
@@ -141,6 +185,37 @@ func (w resizer) carryOut(ctx context.Context, p *v1.Pod, list []pod.Resize) {
 	case <-ctx.Done():
 	case <-time.After(resizePause):
 	}
+}
+
+// change tells the runtime of the pod's new resources, which it may refuse, and gives pod and containers theirs. It returns how
+// many of the list have been done. The runtime is told again when that failed, for it may keep count.
+func (w resizer) change(ctx context.Context, p *v1.Pod, list []pod.Resize) (done int, err error) {
+	w.mu.Lock()
+	had := resize.Apply(p, w.resize.actual)
+	w.mu.Unlock()
+	sandbox := list[0].SandboxID
+	if err := w.cfg.Runtime.UpdateSandbox(ctx, had, p, sandbox); err != nil {
+		return 0, err
+	}
+	err = w.cfg.Cgroups.ResizePod(p, func() error {
+		for i := range list {
+			if list[i].Name == resize.Whole {
+				done++
+				continue // its group is being changed around this
+			}
+			if err := w.cfg.Runtime.UpdateContainer(ctx, p, list[i].Name, list[i].ID); err != nil {
+				return err
+			}
+			done++
+		}
+		return nil
+	})
+	if err != nil {
+		if again := w.cfg.Runtime.UpdateSandbox(ctx, p, had, sandbox); again != nil {
+			w.log.Warn("cannot tell the runtime that the pod's resources are as before", "err", again)
+		}
+	}
+	return done, err
 }
 
 // open leaves out what has been done since it was planned.
@@ -169,11 +244,21 @@ func (w resizer) failed(p *v1.Pod, err error) {
 }
 
 // roomy makes sure that no memory limit falls below what is used: the kernel would kill for it, not give back.
-func (w resizer) roomy(ctx context.Context, list []pod.Resize) error {
+func (w resizer) roomy(ctx context.Context, p *v1.Pod, list []pod.Resize) error {
 	var errs []error
 	for i := range list {
 		to, from := list[i].To.Limits.Memory().Value(), list[i].From.Limits.Memory().Value()
 		if to == 0 || (from != 0 && to >= from) {
+			continue
+		}
+		if list[i].Name == resize.Whole {
+			used, err := w.cfg.Runtime.PodMemoryUsage(ctx, list[i].SandboxID)
+			if err != nil {
+				return fmt.Errorf("unable to read memory usage for pod %q: %w", pod.Describe(p), err)
+			}
+			if used >= to {
+				errs = append(errs, fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", to, used))
+			}
 			continue
 		}
 		used, err := w.cfg.Runtime.MemoryUsage(ctx, list[i].ID)
@@ -194,7 +279,7 @@ func (w resizer) roomy(ctx context.Context, list []pod.Resize) error {
 // mutex is held, so that no two pods are granted the same.
 func (pl *Pool) regrant(w *worker) {
 	w.mu.Lock()
-	p, granted, static := w.pod, w.resize.granted, w.static
+	p, granted := w.pod, w.resize.granted
 	closed := w.end != nil || terminal(w.status.Phase)
 	w.mu.Unlock()
 	if closed || resize.Same(resize.Of(p), granted) {
@@ -205,7 +290,7 @@ func (pl *Pool) regrant(w *worker) {
 	}
 	var refusal *resize.Refusal
 	if pl.cfg.Resize != nil {
-		refusal = pl.cfg.Resize(p, granted, static, pl.active())
+		refusal = pl.cfg.Resize(p, granted, pl.active())
 	}
 	resizer{w}.answer(p, refusal)
 }
@@ -214,7 +299,7 @@ func (pl *Pool) regrant(w *worker) {
 func (w resizer) answer(p *v1.Pod, refusal *resize.Refusal) {
 	w.mu.Lock()
 	if refusal == nil {
-		w.resize.granted, w.resize.pending = resize.Of(p), nil
+		w.resize.granted, w.resize.pending, w.resize.unsaved = resize.Of(p), nil, true
 		w.resize.progress = &report.Resize{Generation: p.Generation}
 		w.mu.Unlock()
 		w.cfg.Events.Normal(p, "", "ResizeStarted", "Pod resize started: %s", resize.Summary(p, p.Generation, ""))

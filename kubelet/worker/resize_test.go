@@ -1,9 +1,13 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,8 +15,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
+	"github.com/skiff-node/skiff/kubelet/worker/record"
 )
 
 func sized(uid types.UID, cpu string, generation int64) *v1.Pod {
@@ -24,8 +30,8 @@ func sized(uid types.UID, cpu string, generation int64) *v1.Pod {
 
 // small lets the node's pods have two CPUs.
 func small(n *node) {
-	n.pool.cfg.Resize = func(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal {
-		return resize.Decide(p, granted, static, others, resize.Node{Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}})
+	n.pool.cfg.Resize = func(p *v1.Pod, granted resize.Allocation, others []*v1.Pod) *resize.Refusal {
+		return resize.Decide(p, granted, others, resize.Node{Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}})
 	}
 }
 
@@ -61,8 +67,8 @@ func TestResize(t *testing.T) {
 		}
 		n.pool.Update(sized("u", "3", 3), false)
 		synctest.Wait()
-		if len(n.updates) != 1 || n.resizeConditions("u") != "PodResizePending Infeasible 3;" || n.cpuOf("u") != "1/1" {
-			t.Errorf("infeasible: updates %v, %s, %s", n.updates, n.resizeConditions("u"), n.cpuOf("u"))
+		if len(n.updates) != 1 || n.resizeConditions("u") != "PodResizePending Deferred 3;" || n.cpuOf("u") != "1/1" {
+			t.Errorf("too much: updates %v, %s, %s", n.updates, n.resizeConditions("u"), n.cpuOf("u"))
 		}
 		n.pool.Update(sized("u", "1", 4), false)
 		synctest.Wait()
@@ -141,6 +147,113 @@ func TestResizeBelowUsage(t *testing.T) {
 		synctest.Wait()
 		if len(n.updates) != 1 || n.resizeConditions("u") != "" {
 			t.Errorf("%v, %s", n.updates, n.resizeConditions("u"))
+		}
+	})
+}
+
+func cpuOfPod(p *v1.Pod) string {
+	r := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	return r.Cpu().String()
+}
+
+// TestResizeTellsRuntime: the runtime hears of the pod's new resources first, and may refuse them.
+func TestResizeTellsRuntime(t *testing.T) {
+	play(t, func(n *node) {
+		n.pool.Update(sized("u", "500m", 1), false)
+		synctest.Wait()
+		n.failing["sandbox"] = errors.New("no")
+		n.pool.Update(sized("u", "1", 2), false)
+		synctest.Wait()
+		if len(n.updates) != 0 || n.resizeConditions("u") != "PodResizeInProgress Error 2;" || n.cpuOf("u") != "500m/1" {
+			t.Errorf("refused: %v, %s, %s", n.updates, n.resizeConditions("u"), n.cpuOf("u"))
+		}
+		n.mu.Lock()
+		delete(n.failing, "sandbox")
+		n.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(n.told) != 1 || !strings.HasSuffix(n.told[0], ": 500m->1") || n.cpuOf("u") != "1/1" {
+			t.Errorf("told %v, %s", n.told, n.cpuOf("u"))
+		}
+		n.mu.Lock()
+		n.failing["update a"] = errors.New("busy")
+		n.mu.Unlock()
+		n.pool.Update(sized("u", "2", 3), false)
+		synctest.Wait()
+		if got := strings.Join(n.told[1:], " "); !strings.Contains(got, "1->2") || !strings.Contains(got, "2->1") {
+			t.Errorf("told %v, want that it is as before", n.told)
+		}
+	})
+}
+
+// TestResizePodLevel: the limits of the pod as a whole change, and with them those of the container that has none.
+func TestResizePodLevel(t *testing.T) {
+	whole := func(cpu, memory string, generation int64) *v1.Pod {
+		p := sized("u", "500m", generation)
+		p.Spec.Resources = &v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu)},
+			Limits: v1.ResourceList{v1.ResourceMemory: resource.MustParse(memory)}}
+		return p
+	}
+	play(t, func(n *node) {
+		n.pool.Update(whole("1", "100Mi", 1), false)
+		synctest.Wait()
+		n.pool.Update(whole("2", "200Mi", 2), false)
+		synctest.Wait()
+		st := n.statuses["u"]
+		if fmt.Sprint(n.updates) != "[a-1=500m]" || len(n.told) != 1 || n.resizeConditions("u") != "" || st.Resources.Limits.Memory().String() != "200Mi" {
+			t.Errorf("updates %v, told %v, %s, %v", n.updates, n.told, n.resizeConditions("u"), st.Resources)
+		}
+		n.pool.Update(whole("2", "55Mi", 3), false) // the pod uses 60 MiB
+		synctest.Wait()
+		if n.resizeConditions("u") != "PodResizeInProgress Error 3;" || n.statuses["u"].Resources.Limits.Memory().String() != "200Mi" {
+			t.Errorf("below usage: %s, %v", n.resizeConditions("u"), n.statuses["u"].Resources)
+		}
+	})
+}
+
+// TestResizeKept: a kubelet killed before it could report anything leaves the right numbers to the next one.
+func TestResizeKept(t *testing.T) {
+	pods := t.TempDir()
+	if err := os.Mkdir(filepath.Join(pods, "u"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	records := record.Dir(pods)
+	synctest.Test(t, func(t *testing.T) {
+		life := func(n *node) (stop func()) {
+			n.pool = n.newPool()
+			n.pool.cfg.Records = records
+			small(n)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- n.pool.Run(ctx) }()
+			synctest.Wait()
+			return func() { cancel(); <-ended }
+		}
+		n := newNode()
+		stop := life(n)
+		n.pool.Update(sized("u", "500m", 1), false)
+		synctest.Wait()
+		n.failing["update a"] = errors.New("busy")
+		n.pool.Update(sized("u", "1", 2), false) // granted, and not carried out
+		synctest.Wait()
+		stop()
+		n.mu.Lock()
+		delete(n.failing, "update a")
+		n.mu.Unlock()
+		stop = life(n)
+		n.pool.Update(sized("u", "3", 3), false) // edited meanwhile, and no status was ever written
+		synctest.Wait()
+		if fmt.Sprint(n.updates) != "[a-1=1]" || n.cpuOf("u") != "1/1" || n.resizeConditions("u") != "PodResizePending Deferred 3;" || n.count != 1 {
+			t.Errorf("updates %v, %s, %s, %d starts", n.updates, n.cpuOf("u"), n.resizeConditions("u"), n.count)
+		}
+		stop()
+		kept, err := records.Load("u")
+		if err != nil || kept == nil || kept.Actual["a"].ID != "a-1" {
+			t.Fatalf("%+v, %v", kept, err)
+		}
+		granted := kept.Granted["a"].Requests[v1.ResourceCPU]
+		if granted.String() != "1" {
+			t.Errorf("granted %s", granted.String())
 		}
 	})
 }

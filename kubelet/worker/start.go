@@ -83,7 +83,7 @@ func (w starter) startOne(ctx context.Context, req *runtime.Request) {
 	}
 	w.mu.Unlock()
 	if err == nil {
-		resizer{w.worker}.started(name, req.Start.Spec)
+		resizer{w.worker}.started(req.Pod, name, req.Start.Spec)
 		w.clearFault(name)
 		w.log.Info("started container", "container", name, "took", time.Since(began).Round(time.Millisecond))
 		return

@@ -11,7 +11,7 @@
 // under a name, at most one of a name at a time; when one ends it leaves its result and wakes the worker. So a deletion is
 // seen while an image is being pulled, and a shorter grace period while a container is being stopped.
 //
-// Nothing is kept on disk. After a restart the runtime's lists, the labels of the containers and the status in the API
+// Nothing is kept on disk but what the node has granted (package record). After a restart the runtime's lists, the labels of the containers and the status in the API
 // are enough to go on: running containers are not touched, and their probes begin with the verdicts last reported.
 package worker
 
@@ -30,6 +30,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/probe"
 	"github.com/skiff-node/skiff/kubelet/runtime"
 	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/worker/record"
 )
 
 // Runtime is what a worker needs of CRI; *runtime.Runtime is it.
@@ -47,8 +48,11 @@ type Runtime interface {
 	RemoveLogs(p *v1.Pod) error
 	// UpdateContainer gives a running container the resources that the spec has for it.
 	UpdateContainer(ctx context.Context, p *v1.Pod, name, id string) error
-	// MemoryUsage of a running container, in bytes.
+	// UpdateSandbox tells the runtime of the resources that the pod shall have instead of those it had.
+	UpdateSandbox(ctx context.Context, had, shall *v1.Pod, id string) error
+	// MemoryUsage of a running container, PodMemoryUsage of all of the pod, in bytes.
 	MemoryUsage(ctx context.Context, id string) (int64, error)
+	PodMemoryUsage(ctx context.Context, sandbox string) (int64, error)
 }
 
 // Volumes makes a pod's volumes. Setup may be called again at any time and then only does what is missing.
@@ -82,6 +86,13 @@ type Statuses interface {
 	Forget(uid types.UID)
 }
 
+// Records keep what pods were granted and have got, beyond this process.
+type Records interface {
+	// Load gives nil when nothing was kept.
+	Load(uid types.UID) (*record.Standing, error)
+	Save(uid types.UID, s *record.Standing) error
+}
+
 // Events records events of pods.
 type Events interface {
 	Normal(p *v1.Pod, container, reason, format string, args ...any)
@@ -103,7 +114,9 @@ type Config struct {
 	Admit func(p *v1.Pod, static bool, active []*v1.Pod) *pod.End
 	// Resize refuses a change of a running pod's resources, whose spec has what is desired; nil grants it. others are the
 	// pods that hold resources, with what they were granted. When it is nil, every change is granted.
-	Resize func(p *v1.Pod, granted resize.Allocation, static bool, others []*v1.Pod) *resize.Refusal
+	Resize func(p *v1.Pod, granted resize.Allocation, others []*v1.Pod) *resize.Refusal
+	// Records keep what pods were granted and have got. Nil keeps nothing: then the API's status tells.
+	Records Records
 	// Passed is told how long a look at a pod took: create, sync or terminated. Started is told how long a pod took to run.
 	// Both are optional and must not block.
 	Passed  func(operation string, took time.Duration)
@@ -161,7 +174,7 @@ func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 		backedUp: map[string]string{},
 	}
 	w.status = p.Status
-	w.resize.granted, w.resize.actual = resize.FromStatus(p)
+	resizer{w}.recall()
 	w.steps.running = map[string]*step{}
 	w.adopted = adopted(p)
 	w.poke()
@@ -235,6 +248,7 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	}
 	o.Sandboxes, o.Containers = sandboxes, containers
 	resizer{w}.see(&d, &o)
+	resizer{w}.keep(&o)
 	w.probe(d.Pod, &o)
 	acts, st := w.decide(&d, &o)
 	w.publish(d, st, &acts)

@@ -42,6 +42,7 @@ type node struct {
 	stubborn bool
 	failing  map[string]error // by step
 	updates  []string         // of running containers
+	told     []string         // what the runtime was told of the sandbox
 }
 
 func newNode() *node {
@@ -246,6 +247,18 @@ func (n *node) UpdateContainer(_ context.Context, p *v1.Pod, name, id string) er
 	n.updates = append(n.updates, id+"="+cpu.String())
 	return nil
 }
+
+func (n *node) UpdateSandbox(_ context.Context, had, shall *v1.Pod, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.failing["sandbox"]; err != nil {
+		return err
+	}
+	n.told = append(n.told, id+": "+cpuOfPod(had)+"->"+cpuOfPod(shall))
+	return nil
+}
+
+func (n *node) PodMemoryUsage(context.Context, string) (int64, error) { return 60 << 20, nil }
 
 func (n *node) MemoryUsage(context.Context, string) (int64, error) { return 50 << 20, nil }
 

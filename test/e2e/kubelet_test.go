@@ -17,6 +17,7 @@ func TestKubelet(t *testing.T) {
 	h := harness.NewHost(t)
 	h.Up()
 	t.Run("resize", func(t *testing.T) { resize(t, h) })
+	t.Run("pod-level resize", func(t *testing.T) { resizePodLevel(t, h) })
 	t.Run("restart all", func(t *testing.T) { restartAll(t, h) })
 	t.Run("image volume", func(t *testing.T) { imageVolume(t, h) })
 	t.Run("post start", func(t *testing.T) { postStart(t, h) })
@@ -80,7 +81,7 @@ func resize(t *testing.T, h *harness.Host) {
 		`{"spec":{"containers":[{"name":"soft","resources":{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}}]}}`)
 	pending := `{.status.conditions[?(@.type=="PodResizePending")].reason}`
 	harness.Eventually(t, 30*time.Second, "what the node does not have is not granted", func() (bool, string) {
-		return field(pending) == "Infeasible", field("{.status.conditions}")
+		return field(pending) == "Deferred", field("{.status.conditions}")
 	})
 	h.Kubectl("patch", "pod", "elastic", "--subresource=resize", "-p",
 		`{"spec":{"containers":[{"name":"soft","resources":{"requests":{"cpu":"50m"},"limits":{"cpu":"200m"}}}]}}`)
@@ -88,12 +89,47 @@ func resize(t *testing.T, h *harness.Host) {
 		return field(pending) == "" && field(`{.status.conditions[?(@.type=="PodResizeInProgress")].status}`) == "", field("{.status.conditions}")
 	})
 	events := h.Kubectl("get", "events", "--field-selector=involvedObject.name=elastic", "-o", "jsonpath={.items[*].reason}")
-	for _, want := range []string{"ResizeStarted", "ResizeCompleted", "ResizeInfeasible"} {
+	for _, want := range []string{"ResizeStarted", "ResizeCompleted", "ResizeDeferred"} {
 		if !strings.Contains(events, want) {
 			t.Errorf("no event %s: %s", want, events)
 		}
 	}
 	h.Kubectl("delete", "pod", "elastic", "--timeout=60s")
+}
+
+const resizeWholePod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: sum}
+spec:
+  terminationGracePeriodSeconds: 1
+  resources: {requests: {cpu: 50m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}
+  containers:
+  - {name: c, image: "localhost/skiff/busybox:v1", command: [sh, -c, "exec sleep 1000"]}
+`
+
+// resizePodLevel changes the limits of a pod as a whole: the container that has none of its own gets them.
+func resizePodLevel(t *testing.T, h *harness.Host) {
+	manifest(t, h, resizeWholePod)
+	h.Kubectl("wait", "--for=condition=Ready", "pod/sum", "--timeout=60s")
+	state := func() string {
+		out, err := h.Skiff("kubectl", "exec", "sum", "--", "sh", "-c",
+			"cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max")
+		if err != nil {
+			return err.Error()
+		}
+		return strings.TrimSpace(out) + " " + strings.TrimSpace(h.Kubectl("get", "pod", "sum", "-o",
+			"jsonpath={.status.resources.limits.memory} {.status.containerStatuses[0].restartCount} {.status.conditions[?(@.type==\"PodResizeInProgress\")].status}"))
+	}
+	if got := state(); got != "67108864 64Mi 0" {
+		t.Fatalf("before: %s", got)
+	}
+	h.Kubectl("patch", "pod", "sum", "--subresource=resize", "-p", `{"spec":{"resources":{"limits":{"memory":"128Mi"}}}}`)
+	harness.Eventually(t, 30*time.Second, "the limit of the pod, and of its container, grows", func() (bool, string) {
+		got := state()
+		return got == "134217728 128Mi 0", got
+	})
+	h.Kubectl("delete", "pod", "sum", "--timeout=60s")
 }
 
 const restartAllPod = `

@@ -1,10 +1,12 @@
 package report
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
@@ -110,10 +112,18 @@ func removedToRestart(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStat
 
 // resources are those that a running container has got; others show what was granted.
 func (s *stater) resources(spec *v1.Container, c *pod.Container) *v1.ResourceRequirements {
-	if has, ok := s.o.Actual[c.Name]; ok && c.State == pod.Running {
-		return has.DeepCopy()
+	has, ok := s.o.Actual[c.Name]
+	if !ok || c.State != pod.Running {
+		return spec.Resources.DeepCopy()
 	}
-	return spec.Resources.DeepCopy()
+	shown := has.DeepCopy()
+	if s.d.Pod.Spec.Resources != nil { // limits that the pod as a whole has are not the container's own
+		maps.DeleteFunc(shown.Limits, func(name v1.ResourceName, _ resource.Quantity) bool {
+			_, own := spec.Resources.Limits[name]
+			return !own
+		})
+	}
+	return shown
 }
 
 // imageName is the image as people know it. A runtime that was given an image by its ID may have no better name for it.

@@ -11,8 +11,8 @@
 //
 // While actual differs from granted the condition is PodResizeInProgress.
 //
-// No file is kept of any of it. The status in the API holds what was granted and what is actual, and a kubelet that was
-// restarted reads both from there.
+// What was granted and what is actual is in the status in the API, and on disk (package record): a kubelet that was restarted
+// believes the latter, for the API may have been away.
 package resize
 
 import (
@@ -28,7 +28,7 @@ import (
 )
 
 // Whole is the name under which an Allocation holds the resources of the pod as a whole.
-const Whole = ""
+const Whole = pod.WholePod
 
 // Allocation is resources by container name.
 type Allocation map[string]v1.ResourceRequirements
@@ -88,14 +88,18 @@ func FromStatus(p *v1.Pod) (granted, actual Allocation) {
 			if !ok || st.Resources == nil || st.State.Running == nil {
 				continue
 			}
-			actual[st.Name] = within(*st.Resources, want)
+			has := within(*st.Resources, want)
 			if !settled || !equality.Semantic.DeepEqual(st.AllocatedResources, want.Requests) {
-				granted[st.Name] = actual[st.Name]
+				granted[st.Name] = has
 			}
+			actual[st.Name] = pod.Effective(p.Spec.Resources, has)
 		}
 	}
-	if r := p.Status.Resources; r != nil && p.Spec.Resources != nil && !settled {
-		granted[Whole] = within(*r, *p.Spec.Resources)
+	if r := p.Status.Resources; r != nil && p.Spec.Resources != nil {
+		actual[Whole] = within(*r, *p.Spec.Resources)
+		if !settled {
+			granted[Whole] = actual[Whole]
+		}
 	}
 	return granted, actual
 }
@@ -144,11 +148,9 @@ type Node struct {
 }
 
 // Decide tells whether the pod's desired resources can be granted beside the others, which are given with what they were
-// granted. nil grants them.
-func Decide(p *v1.Pod, granted Allocation, static bool, others []*v1.Pod, n Node) *Refusal {
-	if static {
-		return &Refusal{v1.PodReasonInfeasible, "In-place resize of static-pods is not supported"}
-	}
+// granted. nil grants them. What does not fit is deferred, as upstream has it since 1.37, even where it is more than the whole
+// node has: the node may grow, and a resize that waits may be taken back. Infeasible is what no change of others can help.
+func Decide(p *v1.Pod, granted Allocation, others []*v1.Pod, n Node) *Refusal {
 	if r := exclusive(p, granted, n); r != nil {
 		return r
 	}
@@ -159,10 +161,6 @@ func Decide(p *v1.Pod, granted Allocation, static bool, others []*v1.Pod, n Node
 		want, had := wanted[name], before[name]
 		if !known || want.Cmp(had) <= 0 {
 			continue // a request that does not grow always fits
-		}
-		if want.Cmp(most) > 0 {
-			return &Refusal{v1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d",
-				name, amount(name, want), amount(name, most))}
 		}
 		used := resource.Quantity{}
 		for _, o := range others {

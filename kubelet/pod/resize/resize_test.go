@@ -29,23 +29,20 @@ func TestDecide(t *testing.T) {
 		"fits":               {"1", "200Mi", ""},
 		"less":               {"100m", "50Mi", ""},
 		"more than is free":  {"1500m", "100Mi", "Deferred: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000"},
-		"more than there is": {"500m", "2Gi", "Infeasible: Node didn't have enough capacity: memory, requested: 2147483648, capacity: 1073741824"},
+		"more than there is": {"500m", "2Gi", "Deferred: Node didn't have enough resource: memory, requested: 2147483648, used: 104857600, capacity: 1073741824"},
 	} {
 		got := ""
-		if r := Decide(testPod("p", c.cpu, c.memory), Allocation{"a": need("500m", "100Mi")}, false, others, node); r != nil {
+		if r := Decide(testPod("p", c.cpu, c.memory), Allocation{"a": need("500m", "100Mi")}, others, node); r != nil {
 			got = r.Reason + ": " + r.Message
 		}
 		if got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
-	if r := Decide(testPod("p", "1", "1Mi"), nil, true, nil, node); r == nil || r.Reason != v1.PodReasonInfeasible {
-		t.Errorf("static pod: %v", r)
-	}
 	guaranteed := testPod("p", "1", "100Mi")
 	guaranteed.Spec.Containers[0].Resources.Limits = guaranteed.Spec.Containers[0].Resources.Requests
 	node.ExclusiveCPUs = "static"
-	if r := Decide(guaranteed, Allocation{"a": need("500m", "100Mi")}, false, others, node); r == nil || !strings.Contains(r.Message, `CPU Manager policy "static"`) {
+	if r := Decide(guaranteed, Allocation{"a": need("500m", "100Mi")}, others, node); r == nil || !strings.Contains(r.Message, `CPU Manager policy "static"`) {
 		t.Errorf("exclusive CPUs: %v", r)
 	}
 }

@@ -43,19 +43,7 @@ func linuxResources(n *Node, requests, limits v1.ResourceList) *cri.LinuxContain
 
 // Resources are a container's limits. Where it has none, those of the pod as a whole bound it.
 func Resources(n *Node, p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources {
-	limits := v1.ResourceList{}
-	for name, q := range c.Resources.Limits {
-		limits[name] = q
-	}
-	if whole := p.Spec.Resources; whole != nil {
-		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-			own := limits[name]
-			if q, ok := whole.Limits[name]; ok && own.IsZero() {
-				limits[name] = q
-			}
-		}
-	}
-	r := linuxResources(n, c.Resources.Requests, limits)
+	r := linuxResources(n, c.Resources.Requests, pod.Effective(p.Spec.Resources, c.Resources).Limits)
 	r.OomScoreAdj = oomScore(n, p, c)
 	r.HugepageLimits = hugepages(c.Resources.Limits)
 	if n.Sets != nil {

@@ -45,13 +45,20 @@ func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*
 			config.Linux.Sysctls[pod.SysctlName(s.Name)] = s.Value
 		}
 	}
-	options := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
-	config.Linux.Resources = linuxResources(n, resourcehelper.PodRequests(p, options), resourcehelper.PodLimits(p, options))
-	config.Linux.Overhead = &cri.LinuxContainerResources{}
-	if p.Spec.Overhead != nil {
-		config.Linux.Overhead = linuxResources(n, p.Spec.Overhead, p.Spec.Overhead)
-	}
+	config.Linux.Overhead, config.Linux.Resources = SandboxResources(n, p)
 	return config, nil
+}
+
+// SandboxResources are what the pod's RuntimeClass adds and what its containers have together, as the runtime is told when
+// the sandbox is made and when either changes.
+func SandboxResources(n *Node, p *v1.Pod) (overhead, resources *cri.LinuxContainerResources) {
+	options := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
+	resources = linuxResources(n, resourcehelper.PodRequests(p, options), resourcehelper.PodLimits(p, options))
+	overhead = &cri.LinuxContainerResources{}
+	if p.Spec.Overhead != nil {
+		overhead = linuxResources(n, p.Spec.Overhead, p.Spec.Overhead)
+	}
+	return overhead, resources
 }
 
 func sandboxSecurity(n *Node, p *v1.Pod) (*cri.LinuxSandboxSecurityContext, error) {
