@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"github.com/skiff-node/skiff/kubelet/assign"
+	"github.com/skiff-node/skiff/kubelet/dra"
+	"github.com/skiff-node/skiff/kubelet/plugin"
 	"github.com/skiff-node/skiff/kubelet/podresources"
 )
 
@@ -24,7 +26,7 @@ func newAssigner(k *Kubelet) error {
 	k.facts.assigned, k.spec.Sets = a, a.Sets
 	maps.Copy(k.loops, a.Loops())
 	s := podresources.New(podresources.Config{Socket: filepath.Join(k.cfg.RootDir, "pod-resources", "kubelet.sock"),
-		Pods: k.Pods, Sources: []podresources.Source{a}})
+		Pods: k.Pods, Sources: []podresources.Source{a, k.facts.claims}})
 	k.loops["pod resources"] = func(ctx context.Context) error {
 		if err := s.Run(ctx); err != nil { // must not stop the kubelet
 			k.log.Warn("the pod-resources API is not served", "err", err)
@@ -33,4 +35,12 @@ func newAssigner(k *Kubelet) error {
 		return nil
 	}
 	return nil
+}
+
+// newClaims makes what gives pods the devices of their resource claims.
+func newClaims(k *Kubelet) (err error) {
+	k.facts.claims, err = dra.NewNode(dra.NodeConfig{Dir: k.cfg.RootDir, Client: k.client, Name: k.cfg.NodeName, Dial: plugin.Dial, Counts: k.metrics, Log: k.log,
+		Registered: func() bool { return k.node == nil || k.nodeObject() != nil }, Pods: func() dra.Pods { return k.pool }})
+	k.loops["resource claims"] = func(ctx context.Context) error { return k.facts.claims.Run(ctx) }
+	return err
 }

@@ -123,7 +123,10 @@ func (k *Kubelet) newRuntime() error {
 		Allocatable: k.allocatable,
 	}
 	k.services = newServices(k.client)
-	var err error
+	err := newClaims(k)
+	if err != nil {
+		return err
+	}
 	if k.spec.UserNamespace, err = userNamespaces(k); err != nil {
 		return err
 	}
@@ -137,7 +140,7 @@ func (k *Kubelet) newRuntime() error {
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
-		RuntimeHandler: runtimeHandler(k.client),
+		RuntimeHandler: runtimeHandler(k.client), Extras: []runtime.Extra{k.facts.claims.Extra},
 	})
 	if err != nil {
 		return err
@@ -162,7 +165,7 @@ func (k *Kubelet) newWorkers() error {
 		Changed: func(uid types.UID) { k.pool.Wake(uid) }, Checked: instruments{metrics: k.metrics}.probed})
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
-		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events,
+		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events, Claims: k.facts.claims,
 		Records: record.Dir(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Passed: k.metrics.Pass, Started: k.metrics.PodStarted, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}

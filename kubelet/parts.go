@@ -24,6 +24,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/assign"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/dra"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
@@ -36,6 +37,7 @@ type machine struct {
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
 	assigned     *assign.Assigner // gives parts of it to pods
+	claims       *dra.Node        // gives pods the devices of their claims
 }
 
 func readMachine(cfg *Config) (machine, error) {

@@ -79,7 +79,7 @@ func (s *storage) newCSI(k *Kubelet, tokens csi.Tokens) error {
 		return err
 	}
 	s.plugins, err = plugin.New(plugin.Config{Dir: filepath.Join(k.cfg.RootDir, "plugins_registry"), Log: k.log,
-		Handlers: map[string]plugin.Handler{registerapi.CSIPlugin: s.drivers}})
+		Handlers: map[string]plugin.Handler{registerapi.CSIPlugin: s.drivers, registerapi.DRAPlugin: k.facts.claims.Drivers}})
 	return err
 }
 

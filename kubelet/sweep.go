@@ -49,5 +49,5 @@ func (k *Kubelet) sweepOnce(ctx context.Context) error {
 	for _, p := range k.pool.Pods() {
 		live = append(live, p.UID)
 	}
-	return errors.Join(k.volumes.Retain(ctx, live), k.cgroups.Load().Retain(ctx, live))
+	return errors.Join(k.facts.claims.Retain(ctx, live), k.volumes.Retain(ctx, live), k.cgroups.Load().Retain(ctx, live))
 }

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"math"
 	"strings"
 	"time"
 	"unicode"
@@ -16,6 +17,7 @@ type Kubelet struct {
 	probeDuration          *Histogram
 	requests, evictions    *Counter
 	podStart, podWorker    *Histogram
+	claims, drivers        *Histogram // operations on resource claims, and calls to their drivers
 }
 
 // NewKubelet makes all of them, with upstream's names and buckets.
@@ -31,6 +33,9 @@ func NewKubelet() *Kubelet {
 		"[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", []float64{.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600})
 	k.podWorker = k.Main.Histogram("kubelet_pod_worker_duration_seconds",
 		"[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", Buckets(.005, 2, 12))
+	claims := Buckets(.1, math.Pow(40/.1, 1./14), 15)
+	k.claims = k.Main.Histogram("dra_operations_duration_seconds", "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops.", claims)
+	k.drivers = k.Main.Histogram("dra_grpc_operations_duration_seconds", "[ALPHA] Duration in seconds of the DRA gRPC operations", claims)
 	k.probes = k.Probes.Counter("prober_probe_total", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.")
 	k.probeDuration = k.Probes.Histogram("prober_probe_duration_seconds", "[ALPHA] Duration in seconds for a probe response.", Buckets(.005, 2, 12))
 	return k
@@ -83,6 +88,21 @@ func (k *Kubelet) Forget(uid string) { k.Probes.Forget("pod_uid", uid) }
 // Request counts a request to the server.
 func (k *Kubelet) Request(method, path string, long bool) {
 	k.requests.Inc("long_running", map[bool]string{true: "true", false: "false"}[long], "method", method, "path", path, "server_type", "readwrite")
+}
+
+// ClaimsOperated takes in how long it took to prepare or unprepare (PrepareResources, UnprepareResources) the claims of a pod.
+func (k *Kubelet) ClaimsOperated(operation, failed string, took time.Duration) {
+	k.claims.Observe(took, "operation_name", operation, "is_error", failed)
+}
+
+// DriverCalled takes in a call to a DRA driver, by the method's full name and the gRPC status.
+func (k *Kubelet) DriverCalled(driver, method, code string, took time.Duration) {
+	k.drivers.Observe(took, "driver_name", driver, "method_name", method, "grpc_status_code", code)
+}
+
+// ClaimsInUse adds the number of prepared claims by driver, as count tells it.
+func (k *Kubelet) ClaimsInUse(count func() map[string]int) {
+	k.Main.Gauge("dra_resource_claims_in_use", "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name).", "driver_name", count)
 }
 
 // Evicted counts an evicted pod.

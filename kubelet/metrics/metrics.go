@@ -23,6 +23,7 @@ type family struct {
 	name, help, kind string
 	buckets          []float64
 	samples          map[string]*sample
+	read             func() // fills in the samples of a gauge when somebody looks; the set is locked
 }
 
 // sample is one combination of labels.
@@ -63,6 +64,20 @@ func (s *Set) Counter(name, help string) *Counter {
 // Histogram adds a histogram with those upper bounds.
 func (s *Set) Histogram(name, help string, buckets []float64) *Histogram {
 	return &Histogram{s, s.family(name, help, "histogram", buckets)}
+}
+
+// Gauge adds what is counted when somebody looks, by the values of one label. read must not come back to the set.
+func (s *Set) Gauge(name, help, label string, read func() map[string]int) {
+	if s == nil {
+		return
+	}
+	f := s.family(name, help, "gauge", nil)
+	f.read = func() {
+		clear(f.samples)
+		for value, n := range read() {
+			f.sample([]string{label, value}).count = uint64(max(n, 0))
+		}
+	}
 }
 
 // Buckets grow from first by factor.
@@ -146,6 +161,9 @@ func (s *Set) WriteText(w io.Writer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.order {
+		if f.read != nil {
+			f.read()
+		}
 		if len(f.samples) == 0 {
 			continue
 		}
@@ -162,7 +180,7 @@ func (s *Set) WriteText(w io.Writer) {
 }
 
 func (f *family) write(w io.Writer, key string, s *sample) {
-	if f.kind == "counter" {
+	if f.kind != "histogram" {
 		fmt.Fprintf(w, "%s%s %d\n", f.name, braces(key), s.count)
 		return
 	}

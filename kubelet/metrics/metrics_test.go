@@ -13,6 +13,9 @@ func TestText(t *testing.T) {
 	k.Runtime("/runtime.v1.RuntimeService/RunPodSandbox", time.Hour, errors.New("no"))
 	k.Runtime("/runtime.v1.RuntimeService/UpdateContainerResources", time.Millisecond, nil)
 	k.Evicted("memory.available")
+	k.ClaimsInUse(func() map[string]int { return map[string]int{"<any>": 2, "gpu.example.com": 1} })
+	k.ClaimsOperated("PrepareResources", "false", 110*time.Millisecond)
+	k.DriverCalled("gpu.example.com", "/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources", "OK", time.Minute)
 	var b strings.Builder
 	k.Main.WriteText(&b)
 	for _, want := range []string{
@@ -24,6 +27,10 @@ func TestText(t *testing.T) {
 		`kubelet_runtime_operations_duration_seconds_bucket{operation_type="run_podsandbox",le="0.03125"} 1` + "\n",
 		`kubelet_runtime_operations_duration_seconds_bucket{operation_type="run_podsandbox",le="+Inf"} 2` + "\n",
 		`kubelet_runtime_operations_duration_seconds_sum{operation_type="run_podsandbox"} 3600.02` + "\n",
+		"# TYPE dra_resource_claims_in_use gauge\n" + `dra_resource_claims_in_use{driver_name="<any>"} 2` + "\n" +
+			`dra_resource_claims_in_use{driver_name="gpu.example.com"} 1` + "\n",
+		`dra_operations_duration_seconds_bucket{operation_name="PrepareResources",is_error="false",le="0.1534`,
+		`dra_grpc_operations_duration_seconds_count{driver_name="gpu.example.com",method_name="/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources",grpc_status_code="OK"} 1` + "\n",
 		`kubelet_evictions{eviction_signal="memory.available"} 1` + "\n",
 	} {
 		if !strings.Contains(b.String(), want) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
@@ -60,10 +61,14 @@ func (w *Watcher) take(ctx context.Context, s *socket, handler Handler, info *re
 	return nil
 }
 
+// redial is the most time between attempts to connect to a plugin that has gone: they cost next to nothing here.
+const redial = 2 * time.Second
+
 // Dial connects to a plugin's socket. The connection is made with the first call, and again when it broke.
 func Dial(socket string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: redial / 20, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redial}, MinConnectTimeout: callTime}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		}))

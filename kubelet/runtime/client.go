@@ -39,6 +39,9 @@ type Events interface {
 	Warning(p *v1.Pod, container, reason, format string, args ...any)
 }
 
+// Extra tells what a container gets beside its spec; nil for nothing.
+type Extra func(ctx context.Context, p *v1.Pod, c *v1.Container) (*spec.Extra, error)
+
 // Config of a Runtime.
 type Config struct {
 	// Endpoint of the runtime service: unix:///run/skiff/cri.sock. ImageEndpoint may be empty: the same.
@@ -54,7 +57,7 @@ type Config struct {
 	// SubPath binds a part of a volume where no container can change it, and returns that place.
 	SubPath func(ctx context.Context, s volume.SubPath) (string, error)
 	// Extras tell what a container that is about to start gets beside its spec. Optional.
-	Extras []func(ctx context.Context, p *v1.Pod, c *v1.Container) (*spec.Extra, error)
+	Extras []Extra
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Events         Events

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 )
@@ -20,7 +21,7 @@ type ending struct {
 // finisher cleans up after a pod.
 type finisher struct{ *worker }
 
-// finish is what follows once everything of the pod has stopped: volumes, cgroup, then, if it is being deleted, sandboxes,
+// finish is what follows once everything of the pod has stopped: devices, volumes, cgroup, then, if it is being deleted, sandboxes,
 // logs and at last the pod's object in the API. Each part is repeated until it succeeds; the pod stays in the API
 // as long as anything of it is left here.
 func (w finisher) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (again time.Time, gone bool) {
@@ -29,6 +30,13 @@ func (w finisher) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (
 	}
 	if now := time.Now(); now.Before(w.ending.retry) {
 		return w.ending.retry, false
+	}
+	if w.holds(d.Pod.UID) {
+		if err := w.cfg.Claims.Release(ctx, d.Pod.UID); err != nil {
+			return w.later(err), false
+		}
+		w.poke() // now the API may be told that the pod is over
+		return time.Time{}, false
 	}
 	if err := w.cleanUp(ctx, d.Pod); err != nil {
 		return w.later(err), false
@@ -44,6 +52,9 @@ func (w finisher) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (
 	}
 	return time.Time{}, removed
 }
+
+// holds tells whether devices are or may be ready for the pod.
+func (w *worker) holds(uid types.UID) bool { return w.cfg.Claims != nil && w.cfg.Claims.Holds(uid) }
 
 func (w finisher) later(err error) time.Time {
 	w.log.Warn("cannot clean up after pod, will be tried again", "err", err)

@@ -55,6 +55,9 @@ func (w starter) prepare(ctx context.Context, p *v1.Pod, s *pod.Start, req *runt
 		if s.SandboxChanged {
 			w.cfg.Events.Normal(p, "", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 		}
+		if err := w.devices(ctx, p); err != nil {
+			return err
+		}
 		if req.SandboxID, err = w.cfg.Runtime.CreateSandbox(ctx, p, s.Attempt, req.CgroupParent); err != nil {
 			if ctx.Err() == nil {
 				w.cfg.Events.Warning(p, "", "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
@@ -66,6 +69,18 @@ func (w starter) prepare(ctx context.Context, p *v1.Pod, s *pod.Start, req *runt
 		return nil
 	}
 	req.IPs, err = w.cfg.Runtime.SandboxIPs(ctx, req.SandboxID)
+	return err
+}
+
+// devices makes the devices ready that the pod has by resource claims. A runtime may want them with the sandbox already.
+func (w starter) devices(ctx context.Context, p *v1.Pod) error {
+	if w.cfg.Claims == nil {
+		return nil
+	}
+	err := w.cfg.Claims.Prepare(ctx, p)
+	if err != nil && ctx.Err() == nil {
+		w.cfg.Events.Warning(p, "", "FailedPrepareDynamicResources", "Failed to prepare dynamic resources: %v", err)
+	}
 	return err
 }
 

@@ -99,6 +99,17 @@ type Events interface {
 	Warning(p *v1.Pod, container, reason, format string, args ...any)
 }
 
+// Claims are the devices that pods have by resource claims.
+type Claims interface {
+	// Prepare makes the devices of a pod ready. It may be repeated, and then only does what is missing.
+	Prepare(ctx context.Context, p *v1.Pod) error
+	// Holds tells whether devices are or may be ready for a pod; Release takes them back.
+	Holds(uid types.UID) bool
+	Release(ctx context.Context, uid types.UID) error
+	// Report adds what is known of the devices to a status.
+	Report(p *v1.Pod, st *v1.PodStatus)
+}
+
 // Config of a Pool. All fields but those marked optional are required.
 type Config struct {
 	Runtime  Runtime
@@ -107,6 +118,8 @@ type Config struct {
 	Probes   Probes
 	Statuses Statuses
 	Events   Events
+	// Claims is optional: without it, pods that have claims are started without their devices.
+	Claims Claims
 	// Delete removes a pod from the API for good, with grace period zero and its UID as precondition. One that is gone
 	// counts as removed. Nil without an API server.
 	Delete func(ctx context.Context, p *v1.Pod) error
@@ -251,6 +264,9 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	resizer{w}.keep(&o)
 	w.probe(d.Pod, &o)
 	acts, st := w.decide(&d, &o)
+	if w.cfg.Claims != nil {
+		w.cfg.Claims.Report(d.Pod, &st)
+	}
 	w.publish(d, st, &acts)
 	w.act(ctx, &d, &acts)
 	switch {
@@ -297,6 +313,7 @@ func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodSta
 	now := time.Now()
 	facts := report.Facts{Now: now, HostIPs: w.cfg.HostIPs(), Runtime: w.cfg.Runtime.Name(), Last: w.last}
 	facts.Pending, facts.Progress = resizer{w}.standing()
+	facts.Held = w.holds(d.Pod.UID)
 	acts := pod.Plan(*d, *o, now)
 	st := report.Status(*d, *o, acts, facts)
 	end := pod.Ends(*d, &st, acts.Finished, now)

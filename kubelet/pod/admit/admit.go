@@ -6,6 +6,7 @@ package admit
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 
 	v1 "k8s.io/api/core/v1"
@@ -83,7 +84,24 @@ func checkResources(p *v1.Pod, _ bool, active []*v1.Pod, n Node) *Refusal {
 }
 
 func requests(p *v1.Pod) v1.ResourceList {
-	return resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	return resourcehelper.PodRequests(withoutClaimed(p), resourcehelper.PodResourcesOptions{})
+}
+
+// withoutClaimed drops the requests for extended resources that a claim fulfils (KEP-5004): the node has none of them to count.
+func withoutClaimed(p *v1.Pod) *v1.Pod {
+	x := p.Status.ExtendedResourceClaimStatus
+	if x == nil {
+		return p
+	}
+	out := p.DeepCopy()
+	for _, list := range [][]v1.Container{out.Spec.InitContainers, out.Spec.Containers} {
+		for _, m := range x.RequestMappings {
+			if i := slices.IndexFunc(list, func(c v1.Container) bool { return c.Name == m.ContainerName }); i >= 0 {
+				delete(list[i].Resources.Requests, v1.ResourceName(m.ResourceName))
+			}
+		}
+	}
+	return out
 }
 
 // native resources count as there while the node has not said how much it has.

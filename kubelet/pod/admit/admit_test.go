@@ -63,6 +63,8 @@ func TestCheck(t *testing.T) {
 			message: "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"},
 		{name: "extended", spec: "containers: [{name: a, resources: {requests: {x.y/gpu: 1}}}]" + fits, reason: "OutOfx.y/gpu",
 			message: "Node didn't have enough resource: x.y/gpu, requested: 1, used: 0, capacity: 0"},
+		{name: "extended, by a claim", spec: "containers: [{name: a, resources: {requests: {x.y/gpu: 1}}}]" + fits +
+			"}\nstatus: {extendedResourceClaimStatus: {resourceClaimName: c, requestMappings: [{containerName: a, resourceName: x.y/gpu, requestName: r}]}"},
 		{name: "selector", spec: "nodeSelector: {zone: b}, containers: [{name: a}]" + fits, reason: "NodeAffinity",
 			message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
 		{name: "port", spec: "containers: [{name: a, ports: [{hostPort: 80, protocol: TCP, hostIP: 127.0.0.1}]}]" + fits, active: []*v1.Pod{running}, reason: "NodePorts",

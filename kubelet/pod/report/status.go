@@ -24,6 +24,8 @@ type Facts struct {
 	Pending, Progress *Resize
 	// Last is the status made before this one, nil at first: then the API's is the base.
 	Last *v1.PodStatus
+	// Held: devices are prepared for the pod. Others may get them once it is told to be over, so that has to wait.
+	Held bool
 }
 
 // Resize is where a change of the pod's resources stands.
@@ -169,8 +171,8 @@ func (s *stater) addresses(st *v1.PodStatus) {
 	}
 }
 
-// phase sets phase, reason and message. A terminal phase is told only once nothing runs any more; until then the phase
-// stays and final says which one is coming, so that the conditions can already tell that the pod is not ready.
+// phase sets phase, reason and message. A terminal phase is told only once nothing runs and no device is held any more; until
+// then the phase stays and final says which one is coming, so that the conditions can already tell that the pod is not ready.
 func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	all := append(append([]v1.ContainerStatus{}, st.ContainerStatuses...), st.InitContainerStatuses...)
 	phase := countPhase(&s.d.Pod.Spec, all, phaseFacts{
@@ -194,7 +196,7 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	if end != nil && end.Phase != "" && phase == end.Phase {
 		st.Reason, st.Message = end.Reason, end.Message
 	}
-	if terminal(phase) && !terminal(s.old.Phase) && (s.anyAlive() || s.o.Busy) {
+	if terminal(phase) && !terminal(s.old.Phase) && (s.anyAlive() || s.o.Busy || s.f.Held) {
 		st.Phase = s.old.Phase
 		if st.Phase == "" {
 			st.Phase = v1.PodPending
