@@ -28,7 +28,6 @@ type storage struct {
 	// Nil without an API server: claims, drivers' objects and inline volumes need one.
 	csi     *csi.Kind
 	drivers *csi.Drivers
-	plugins *plugin.Watcher
 	bundles *trust.Source
 }
 
@@ -52,8 +51,10 @@ func (k *Kubelet) newVolumes() error {
 	}
 	vc.Kinds = kinds.All(cfg)
 	var err error
-	k.volumes.Manager, err = volume.New(vc)
-	return err
+	if k.volumes.Manager, err = volume.New(vc); err != nil {
+		return err
+	}
+	return newPlugins(k)
 }
 
 // newCSI makes what CSI volumes need: the drivers, which register by sockets in plugins_registry, and the kind.
@@ -78,9 +79,21 @@ func (s *storage) newCSI(k *Kubelet, tokens csi.Tokens) error {
 	if err != nil {
 		return err
 	}
-	s.plugins, err = plugin.New(plugin.Config{Dir: filepath.Join(k.cfg.RootDir, "plugins_registry"), Log: k.log,
-		Handlers: map[string]plugin.Handler{registerapi.CSIPlugin: s.drivers, registerapi.DRAPlugin: k.facts.claims.Drivers}})
-	return err
+	return nil
+}
+
+// newPlugins makes what finds plugins by their sockets and introduces them to the parts that use them.
+func newPlugins(k *Kubelet) error {
+	handlers := map[string]plugin.Handler{}
+	if k.volumes.drivers != nil {
+		handlers[registerapi.CSIPlugin], handlers[registerapi.DRAPlugin] = k.volumes.drivers, k.facts.claims.Drivers
+	}
+	w, err := plugin.New(plugin.Config{Dir: filepath.Join(k.cfg.RootDir, "plugins_registry"), Log: k.log, Handlers: handlers})
+	if err != nil {
+		return err
+	}
+	k.loops["plugins"] = w.Run
+	return nil
 }
 
 // retryWithDrivers lets the pods that may have waited for a driver try again at once.
@@ -122,7 +135,6 @@ func (s *storage) run(ctx context.Context) error {
 	group.Go(func() error { return s.Run(ctx) })
 	if s.csi != nil {
 		group.Go(func() error { return s.drivers.Run(ctx) })
-		group.Go(func() error { return s.plugins.Run(ctx) })
 		group.Go(func() error { return s.bundles.Run(ctx) })
 	}
 	return group.Wait()

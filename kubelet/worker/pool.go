@@ -17,6 +17,10 @@ import (
 type Pool struct {
 	cfg Config
 
+	// turn is held while a pod is taken in or leaves, and taken before mu: admission may take a while, and everybody else can
+	// still look at the pods meanwhile.
+	turn sync.Mutex
+
 	mu      sync.Mutex
 	spawn   func(uid types.UID, w *worker) // starts a worker's goroutine; nil when the pool does not run
 	workers map[types.UID]*worker
@@ -67,6 +71,8 @@ func (pl *Pool) gone(uid types.UID, w *worker) {
 	pl.cfg.Probes.Sync(w.pod, nil)
 	pl.cfg.Statuses.Forget(uid)
 	defer pl.retryResizes()
+	pl.turn.Lock()
+	defer pl.turn.Unlock()
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	delete(pl.workers, uid)
@@ -79,6 +85,8 @@ func (pl *Pool) gone(uid types.UID, w *worker) {
 
 // Update takes in a new pod, or a new version of one.
 func (pl *Pool) Update(p *v1.Pod, static bool) {
+	pl.turn.Lock()
+	defer pl.turn.Unlock()
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	w := pl.workers[p.UID]
@@ -117,12 +125,16 @@ func (pl *Pool) named(p *v1.Pod) *worker {
 	return nil
 }
 
+// add takes a pod in. Both locks are held; mu is given up during admission.
 func (pl *Pool) add(p *v1.Pod, static bool) {
 	w := newWorker(&pl.cfg, p, static)
 	fresh := p.Status.StartTime == nil && p.DeletionTimestamp == nil
 	if fresh && pl.cfg.Admit != nil {
-		if end := pl.cfg.Admit(p, static, pl.active()); end != nil {
-			w.end = end
+		active := pl.active()
+		pl.mu.Unlock()
+		end := pl.cfg.Admit(p, static, active)
+		pl.mu.Lock()
+		if w.end = end; end != nil {
 			pl.cfg.Events.Warning(p, "", end.Reason, "%s", strings.TrimPrefix(end.Message, "Pod was rejected: "))
 		}
 	}
@@ -152,6 +164,8 @@ func (pl *Pool) active() []*v1.Pod {
 
 // Remove tells that no source has the pod any more: it ends with its own grace period, and is forgotten.
 func (pl *Pool) Remove(uid types.UID) {
+	pl.turn.Lock()
+	defer pl.turn.Unlock()
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	for name, p := range pl.waiting {
@@ -182,6 +196,8 @@ func (w *worker) remove() {
 
 // Orphan ends a pod that the runtime has and no source: it was deleted while no kubelet ran.
 func (pl *Pool) Orphan(p *v1.Pod) {
+	pl.turn.Lock()
+	defer pl.turn.Unlock()
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	if pl.workers[p.UID] != nil {

@@ -320,6 +320,8 @@ func (w resizer) answer(p *v1.Pod, refusal *resize.Refusal) {
 // retryResizes looks again at the resizes that wait, after something has been freed: those of higher priority first,
 // then those of better quality of service, then the older ones.
 func (pl *Pool) retryResizes() {
+	pl.turn.Lock()
+	defer pl.turn.Unlock()
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	var waiting []*worker

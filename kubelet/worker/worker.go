@@ -134,6 +134,8 @@ type Config struct {
 	// Both are optional and must not block.
 	Passed  func(operation string, took time.Duration)
 	Started func(took time.Duration)
+	// Health tells how the devices are that the pod's containers have, by container name. Optional.
+	Health func(p *v1.Pod) map[string][]v1.ResourceStatus
 	// HostIPs of the node.
 	HostIPs func() []string
 	// Register and Unregister tell of pods whose ConfigMaps and Secrets shall be watched. Optional.
@@ -312,6 +314,9 @@ func (w *worker) snapshot() (pod.Desired, pod.Observed) {
 func (w *worker) decide(d *pod.Desired, o *pod.Observed) (pod.Actions, v1.PodStatus) {
 	now := time.Now()
 	facts := report.Facts{Now: now, HostIPs: w.cfg.HostIPs(), Runtime: w.cfg.Runtime.Name(), Last: w.last}
+	if w.cfg.Health != nil {
+		facts.Health = w.cfg.Health(d.Pod)
+	}
 	facts.Pending, facts.Progress = resizer{w}.standing()
 	facts.Held = w.holds(d.Pod.UID)
 	acts := pod.Plan(*d, *o, now)

@@ -571,3 +571,48 @@ func TestRuntimeAway(t *testing.T) {
 		}
 	})
 }
+
+// TestAdmissionTakesTime: while a pod is taken in, and maybe a device plugin is asked, others can look at the pods and live on.
+func TestAdmissionTakesTime(t *testing.T) {
+	play(t, func(n *node) {
+		n.pool.cfg.Admit = func(p *v1.Pod, _ bool, active []*v1.Pod) *pod.End {
+			if p.UID != "late" {
+				return nil
+			}
+			time.Sleep(time.Minute)
+			if list := n.pool.Pods(); len(list) != 1 || len(active) != 1 {
+				t.Errorf("%d pods, %d active", len(list), len(active))
+			}
+			return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: no"}
+		}
+		n.pool.Update(testPod("a"), false)
+		late := testPod("a")
+		late.UID, late.Name = "late", "late"
+		go n.pool.Update(late, false)
+		synctest.Wait()
+		if n.phase("u") != v1.PodRunning || n.pool.Has("late") {
+			t.Errorf("the other pod is %s", n.phase("u"))
+		}
+		time.Sleep(2 * time.Minute)
+		n.pool.Remove("late")
+		synctest.Wait()
+		if n.phase("late") != v1.PodFailed || n.pool.Has("late") {
+			t.Errorf("the refused pod is %s", n.phase("late"))
+		}
+	})
+}
+
+func TestHealth(t *testing.T) {
+	play(t, func(n *node) {
+		sick := []v1.ResourceStatus{{Name: "x.y/z", Resources: []v1.ResourceHealth{{ResourceID: "d", Health: v1.ResourceHealthStatusUnhealthy}}}}
+		n.pool.cfg.Health = func(*v1.Pod) map[string][]v1.ResourceStatus { return map[string][]v1.ResourceStatus{"a": sick} }
+		n.pool.Update(testPod("a", "b"), false)
+		synctest.Wait()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		list := n.statuses["u"].ContainerStatuses
+		if len(list) != 2 || len(list[0].AllocatedResourcesStatus) != 1 || list[1].AllocatedResourcesStatus != nil {
+			t.Errorf("%+v", list)
+		}
+	})
+}

@@ -36,6 +36,7 @@ func (s *stater) containers(specs []v1.Container, old []v1.ContainerStatus, init
 			s.hold(c, &st)
 		}
 		s.readiness(c, &st, init)
+		health(s.f.Health, &st, before[c.Name])
 		list = append(list, st)
 	}
 	if !init {
@@ -169,6 +170,15 @@ func (s *stater) convert(spec *v1.Container, c *pod.Container, old *v1.Container
 		st.State.Waiting = &v1.ContainerStateWaiting{}
 	}
 	return st
+}
+
+// health tells how the devices of the container are (KEP-4680). Once it has them no longer, how they were last.
+func health(of map[string][]v1.ResourceStatus, st, old *v1.ContainerStatus) {
+	if now, ok := of[st.Name]; ok {
+		st.AllocatedResourcesStatus = now
+	} else if old != nil {
+		st.AllocatedResourcesStatus = old.AllocatedResourcesStatus
+	}
 }
 
 // settledInit handles init containers that are never started again: the finished ones, and those which the runtime has

@@ -22,6 +22,8 @@ type Facts struct {
 	Runtime string
 	// Pending and Progress tell of a resize: that it waits, and that it is carried out. Nil when there is none.
 	Pending, Progress *Resize
+	// Health tells how what the containers have been given of the machine is, by container name.
+	Health map[string][]v1.ResourceStatus
 	// Last is the status made before this one, nil at first: then the API's is the base.
 	Last *v1.PodStatus
 	// Held: devices are prepared for the pod. Others may get them once it is told to be over, so that has to wait.
