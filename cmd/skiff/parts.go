@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/skiff-node/skiff/cmd/skiff/config"
 	"github.com/skiff-node/skiff/cmd/skiff/daemon"
-	"github.com/skiff-node/skiff/kubelet"
 	"github.com/skiff-node/skiff/proxy"
 )
 
@@ -57,12 +55,17 @@ func signals(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // criCommand becomes skiff-cri, which knows its own flags.
 func criCommand() *cobra.Command {
+	return sibling("cri", "run the CRI server alone (the binary skiff-cri)")
+}
+
+// sibling is a command that becomes the binary of its name, which lies beside this one.
+func sibling(name, short string) *cobra.Command {
 	return &cobra.Command{
-		Use:                "cri",
-		Short:              "run the CRI server alone (the binary skiff-cri)",
+		Use:                name,
+		Short:              short,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			bin, err := config.Sibling("skiff-cri")
+			bin, err := config.Sibling("skiff-" + name)
 			if err != nil {
 				return err
 			}
@@ -71,60 +74,9 @@ func criCommand() *cobra.Command {
 	}
 }
 
-// kubeletCommand runs the kubelet alone, as its upstream counterpart.
+// kubeletCommand becomes skiff-kubelet, which knows its own flags, and maps no control plane into its memory.
 func kubeletCommand() *cobra.Command {
-	var k kubelet.Config
-	file, dropIns, ip, labels := "", "", "", ""
-	c := &cobra.Command{
-		Use:   "kubelet",
-		Short: "run the kubelet alone, on any CRI runtime and under any control plane",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if k.Configuration, err = kubelet.Load(file, dropIns); err != nil {
-				return err
-			}
-			if k.NodeName == "" {
-				host, err := os.Hostname()
-				if err != nil {
-					return err
-				}
-				k.NodeName = strings.ToLower(host)
-			}
-			if ip != "" {
-				k.NodeIPs = strings.Split(ip, ",")
-			}
-			if k.Labels, err = parseLabels(labels); err != nil {
-				return err
-			}
-			k.Log = slog.Default()
-			ctx, stop := signals(cmd.Context())
-			defer stop()
-			if err := kubelet.Bootstrap(ctx, k); err != nil {
-				return err
-			}
-			run, err := kubelet.New(k)
-			if err != nil {
-				return err
-			}
-			return run.Run(ctx)
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&file, "config", "", "KubeletConfiguration file (kubelet.config.k8s.io/v1beta1)")
-	f.StringVar(&dropIns, "config-dir", "", "directory of drop-ins (*.conf) that are merged over the file")
-	f.StringVar(&k.Kubeconfig, "kubeconfig", "", "identity towards the API server; without one only static pods run")
-	f.StringVar(&k.BootstrapKubeconfig, "bootstrap-kubeconfig", "", "bootstrap token, by which the node gets the credentials in --kubeconfig")
-	f.StringVar(&k.CredentialProviderConfig, "image-credential-provider-config", "", "CredentialProviderConfig file: plugins for registry credentials")
-	f.StringVar(&k.CredentialProviderDir, "image-credential-provider-bin-dir", "", "directory of those plugins")
-	f.StringVar(&k.NodeName, "hostname-override", "", "name of the node (default the host name)")
-	f.StringVar(&ip, "node-ip", "", "addresses of the node, the preferred one first, separated by commas")
-	f.StringVar(&labels, "node-labels", "", "labels that the node registers with, as a=b,c=d")
-	f.StringVar(&k.RootDir, "root-dir", "/var/lib/kubelet", "directory of pods' volumes and files")
-	f.StringVar(&k.CertDir, "cert-dir", "", "directory of the certificates that the cluster signs for this node")
-	f.StringVar(&k.Endpoint, "container-runtime-endpoint", "", "CRI socket (default the configuration's)")
-	c.MarkFlagRequired("config")
-	return c
+	return sibling("kubelet", "run the kubelet alone, on any CRI runtime and under any control plane (the binary skiff-kubelet)")
 }
 
 func addr(flag, s string) (netip.Addr, error) {
@@ -136,21 +88,6 @@ func addr(flag, s string) (netip.Addr, error) {
 		return a, fmt.Errorf("%s: %w", flag, err)
 	}
 	return a, nil
-}
-
-func parseLabels(s string) (map[string]string, error) {
-	out := map[string]string{}
-	for pair := range strings.SplitSeq(s, ",") {
-		if pair == "" {
-			continue
-		}
-		k, v, ok := strings.Cut(pair, "=")
-		if !ok {
-			return nil, fmt.Errorf("--node-labels: %q is not key=value", pair)
-		}
-		out[k] = v
-	}
-	return out, nil
 }
 
 // proxyCommand runs the service proxy alone.

@@ -172,7 +172,7 @@ func sizes(b *bench, bin string) {
 		}
 		return one(float64(st.Size()) / mib)
 	}
-	for _, name := range []string{"skiff", "skiff-cri", "skiff-keeper", "skiff-cni"} {
+	for _, name := range []string{"skiff", "skiff-cri", "skiff-keeper", "skiff-kubelet", "skiff-cni"} {
 		if s := file(filepath.Join(bin, name)); s != nil {
 			rows = append(rows, row{Name: name, Skiff: s})
 		}
