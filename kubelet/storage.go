@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/volume/claim"
 	"github.com/skiff-node/skiff/kubelet/volume/csi"
 	"github.com/skiff-node/skiff/kubelet/volume/kinds"
+	"github.com/skiff-node/skiff/kubelet/volume/podcert"
 	"github.com/skiff-node/skiff/kubelet/volume/projected"
 	"github.com/skiff-node/skiff/kubelet/volume/token"
 	"github.com/skiff-node/skiff/kubelet/volume/trust"
@@ -29,6 +30,7 @@ type storage struct {
 	csi     *csi.Kind
 	drivers *csi.Drivers
 	bundles *trust.Source
+	certs   *podcert.Source
 }
 
 func (k *Kubelet) newVolumes() error {
@@ -41,11 +43,9 @@ func (k *Kubelet) newVolumes() error {
 		if err := k.volumes.newCSI(k, tokens); err != nil {
 			return err
 		}
-		bundles, err := trust.New(k.client, func() { changedBundles(k.pool, k.volumes.Manager) })
-		if err != nil {
+		if err := k.volumes.newCertificates(k, &cfg.Projected); err != nil {
 			return err
 		}
-		k.volumes.bundles, cfg.Projected.Bundles = bundles, bundles
 		cfg.CSI = k.volumes.csi
 		vc.Claims = claim.Finder{Client: k.client, Node: k.nodeObject}
 	}
@@ -55,6 +55,18 @@ func (k *Kubelet) newVolumes() error {
 		return err
 	}
 	return newPlugins(k)
+}
+
+// newCertificates makes what shows pods the certificates of the cluster, and gets them their own.
+func (s *storage) newCertificates(k *Kubelet, cfg *projected.Config) error {
+	var err error
+	if s.bundles, err = trust.New(k.client, func() { changedBundles(k.pool, s.Manager) }); err != nil {
+		return err
+	}
+	s.certs, err = podcert.New(podcert.Config{Client: k.client, Node: k.cfg.NodeName, NodeUID: k.nodeUID, Events: k.events, Log: k.log,
+		Changed: func(uid types.UID) { k.pool.Retry(uid); s.Changed([]types.UID{uid}) }})
+	cfg.Bundles, cfg.Certificates = s.bundles, s.certs
+	return err
 }
 
 // newCSI makes what CSI volumes need: the drivers, which register by sockets in plugins_registry, and the kind.
@@ -136,6 +148,7 @@ func (s *storage) run(ctx context.Context) error {
 	if s.csi != nil {
 		group.Go(func() error { return s.drivers.Run(ctx) })
 		group.Go(func() error { return s.bundles.Run(ctx) })
+		group.Go(func() error { return s.certs.Run(ctx) })
 	}
 	return group.Wait()
 }

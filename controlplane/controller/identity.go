@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
 	accountcontroller "k8s.io/kubernetes/pkg/controller/serviceaccount"
 	"k8s.io/kubernetes/pkg/serviceaccount"
+	"k8s.io/utils/clock"
 
 	"github.com/skiff-node/skiff/controlplane/controller/addons"
 )
@@ -85,6 +86,13 @@ func approveRequests(ctx context.Context, e *env) (func(context.Context), error)
 func cleanRequests(_ context.Context, e *env) (func(context.Context), error) {
 	c := cleaner.NewCSRCleanerController(e.client.CertificatesV1().CertificateSigningRequests(),
 		e.Informers.Certificates().V1().CertificateSigningRequests())
+	return with(1, c.Run), nil
+}
+
+// cleanPodRequests deletes the requests of pods for certificates after a quarter of an hour: answered or not, nobody looks at them
+// any more.
+func cleanPodRequests(_ context.Context, e *env) (func(context.Context), error) {
+	c := cleaner.NewPCRCleanerController(e.client, e.Informers.Certificates().V1().PodCertificateRequests(), clock.RealClock{}, 15*time.Minute, 5*time.Minute)
 	return with(1, c.Run), nil
 }
 

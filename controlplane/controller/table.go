@@ -60,6 +60,7 @@ func table() []row {
 		{"certificatesigningrequest-approving-controller", []string{requests}, approveRequests},
 		{"certificatesigningrequest-signing-controller", []string{requests}, signRequests},
 		{"certificatesigningrequest-cleaner-controller", []string{requests}, cleanRequests},
+		{"podcertificaterequest-cleaner-controller", []string{"podcertificaterequests.v1.certificates.k8s.io"}, cleanPodRequests},
 		{"disruption-controller", []string{"poddisruptionbudgets.v1.policy", pods, replicasets, deployments, statefulsets, "replicationcontrollers.v1."}, disruptionBudgets},
 		{"resourcequota-controller", []string{"resourcequotas.v1."}, quota},
 		{"persistentvolumeclaim-protection-controller", []string{claims, pods}, claimProtection},

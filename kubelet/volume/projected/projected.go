@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/skiff-node/skiff/kubelet/volume"
@@ -39,12 +40,19 @@ type Bundles interface {
 	Bundle(ctx context.Context, src *v1.ClusterTrustBundleProjection) ([]byte, error)
 }
 
+// Certificates gets pods' certificates; volume/podcert implements it.
+type Certificates interface {
+	Certificate(ctx context.Context, pod *v1.Pod, volume string, source int) (key, chain []byte, err error)
+	Forget(pod string)
+}
+
 // Config is what the kinds need.
 type Config struct {
 	Objects Objects
 	Tokens  Tokens
-	// Bundles is nil where there is no API server.
-	Bundles Bundles
+	// Bundles and Certificates are nil where there is no API server.
+	Bundles      Bundles
+	Certificates Certificates
 	// Allocatable is what pods may use of the node: the limits of containers that have none. May be nil.
 	Allocatable func() v1.ResourceList
 }
@@ -116,6 +124,9 @@ func (k *kind) Forget(pod string) {
 	if k.cfg.Tokens != nil {
 		k.cfg.Tokens.Forget(pod)
 	}
+	if k.cfg.Certificates != nil {
+		k.cfg.Certificates.Forget(pod)
+	}
 }
 
 // Setup implements volume.Kind: collect first, so that a missing object leaves nothing behind, then write.
@@ -157,7 +168,7 @@ func (k *kind) collect(ctx context.Context, req volume.Request, s *spec) (atomic
 	all := atomic.Files{}
 	var failed []error
 	for i := range s.sources {
-		files, err := k.source(ctx, req, &s.sources[i], s.mode)
+		files, err := k.source(ctx, req, s, i)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -167,7 +178,8 @@ func (k *kind) collect(ctx context.Context, req volume.Request, s *spec) (atomic
 	return all, errors.Join(failed...)
 }
 
-func (k *kind) source(ctx context.Context, req volume.Request, src *v1.VolumeProjection, mode int32) (atomic.Files, error) {
+func (k *kind) source(ctx context.Context, req volume.Request, s *spec, i int) (atomic.Files, error) {
+	src, mode := &s.sources[i], s.mode
 	switch {
 	case src.ConfigMap != nil:
 		return k.configMap(ctx, req.Pod.Namespace, src.ConfigMap, mode)
@@ -180,7 +192,7 @@ func (k *kind) source(ctx context.Context, req volume.Request, src *v1.VolumePro
 	case src.ClusterTrustBundle != nil:
 		return k.bundle(ctx, req, src.ClusterTrustBundle, mode)
 	case src.PodCertificate != nil:
-		return nil, fmt.Errorf("projected source podCertificate: %w by this kubelet", volume.ErrUnsupported)
+		return k.certificate(ctx, req, i, mode)
 	}
 	return nil, fmt.Errorf("projected source without a known type: %w by this kubelet", volume.ErrUnsupported)
 }
@@ -236,6 +248,27 @@ func (k *kind) bundle(ctx context.Context, req volume.Request, src *v1.ClusterTr
 		return nil, err
 	}
 	return atomic.Files{src.Path: personal(req, certificates, mode)}, nil
+}
+
+// certificate writes the key and the certificate to the files that the source names.
+func (k *kind) certificate(ctx context.Context, req volume.Request, i int, mode int32) (atomic.Files, error) {
+	if k.cfg.Certificates == nil {
+		return nil, fmt.Errorf("projected source podCertificate needs an API server and this kubelet has none: %w", volume.ErrUnsupported)
+	}
+	key, chain, err := k.cfg.Certificates.Certificate(ctx, req.Pod, req.Volume.Name, i)
+	if err != nil {
+		return nil, err
+	}
+	src := req.Volume.Projected.Sources[i].PodCertificate
+	files := atomic.Files{}
+	for path, data := range map[string][]byte{
+		src.CredentialBundlePath: slices.Concat(key, chain), src.KeyPath: key, src.CertificateChainPath: chain,
+	} {
+		if path != "" {
+			files[path] = personal(req, data, mode)
+		}
+	}
+	return files, nil
 }
 
 // nested makes the directories at which containers mount other volumes inside this one: the runtime cannot, because it
