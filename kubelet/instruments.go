@@ -1,33 +1,45 @@
 package kubelet
 
 import (
-	"net/http"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-node/skiff/kubelet/configuration"
+	"github.com/skiff-node/skiff/kubelet/event"
 	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/probe"
+	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/worker"
 )
+
+// instruments tell what happens.
+type instruments struct {
+	events       *event.Recorder
+	metrics      *metrics.Kubelet
+	certificates *metrics.Certificates // nil unless the kubelet renews some
+}
+
+func newInstruments(cfg *Config) instruments {
+	i := instruments{metrics: metrics.NewKubelet()}
+	i.metrics.About(cfg.Version, configuration.Gates(cfg.Configuration.FeatureGates))
+	if c := cfg.Configuration; c.RotateCertificates || c.ServerTLSBootstrap {
+		i.certificates = i.metrics.NewCertificates()
+	}
+	return i
+}
 
 // probed counts a check of a probe.
 func (i instruments) probed(p *v1.Pod, container string, kind probe.Kind, result string, took time.Duration) {
 	i.metrics.Probed(metrics.Probe{Kind: string(kind), Container: container, Pod: p.Name, Namespace: p.Namespace, UID: string(p.UID), Result: result, Took: took})
 }
 
-// pages adds the counted metrics to the measured ones.
-func (i instruments) pages(measured map[string]http.Handler) map[string]http.Handler {
-	main := measured["/metrics"]
-	measured["/metrics"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		main.ServeHTTP(w, r)
-		i.metrics.Main.WriteText(w)
-	})
-	measured["/metrics/probes"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		i.metrics.Probes.WriteText(w)
-	})
-	return measured
+// census lets the metrics count pods and volumes when they are asked for.
+func (i instruments) census(pool *worker.Pool, volumes *volume.Manager) {
+	i.metrics.Census(pool.Census)
+	i.metrics.ResizeCensus(pool.ResizeCensus)
+	i.metrics.VolumeCensus(func() map[string]int { return volumes.Wanted(pool.Pods()) }, volumes.Placed)
 }
 
 // signalOf is the eviction signal that a message is about, as upstream labels it.

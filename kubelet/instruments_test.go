@@ -17,8 +17,8 @@ import (
 func TestPages(t *testing.T) {
 	i := instruments{metrics: metrics.NewKubelet()}
 	i.probed(&v1.Pod{}, "c", probe.Liveness, "failed", time.Millisecond)
-	i.metrics.Pass("sync", time.Millisecond)
-	pages := i.pages(map[string]http.Handler{"/metrics": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "measured 1") })})
+	i.metrics.Pods.Pass("sync", time.Millisecond)
+	pages := i.metrics.Pages(map[string]http.Handler{"/metrics": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "measured 1") })})
 	for path, want := range map[string][]string{
 		"/metrics":        {"measured 1", `kubelet_pod_worker_duration_seconds_count{operation_type="sync"} 1`},
 		"/metrics/probes": {`prober_probe_total{container="c"`, `result="failed"} 1`},

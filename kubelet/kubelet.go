@@ -22,7 +22,6 @@ import (
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/event"
-	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/observe"
@@ -63,27 +62,24 @@ type Kubelet struct {
 	loops    map[string]func(context.Context) error // what else runs: renewal of certificates, rotation of logs
 }
 
-// instruments tell what happens.
-type instruments struct {
-	events  *event.Recorder
-	metrics *metrics.Kubelet
-}
-
 // New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
 func New(cfg Config) (*Kubelet, error) {
 	cfg, err := complete(cfg)
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{}),
+	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{}), instruments: newInstruments(&cfg),
 		loops: map[string]func(context.Context) error{}}
 	rc, err := restConfig(&cfg)
 	if err != nil {
 		return nil, err
 	}
+	if rc != nil {
+		rc.Wrap(k.metrics.API.Wrap)
+	}
 	var events kubernetes.Interface
 	if rc != nil && cfg.Configuration.RotateCertificates {
-		client, err := certificate.NewClient(rc, cfg.CertDir, cfg.NodeName)
+		client, err := certificate.NewClient(rc, cfg.CertDir, cfg.NodeName, k.certificates)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +100,7 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	cfg.Configuration.MaxPods = maxPods(cfg.Configuration, k.facts.cpus)
-	k.events, k.metrics = event.New(events, cfg.NodeName), metrics.NewKubelet()
+	k.events = event.New(events, cfg.NodeName)
 	for _, part := range []func() error{k.newObjects, k.newRuntime, k.newVolumes, k.newWorkers, k.newGuard, k.newNode, k.newServer} {
 		if err := part(); err != nil {
 			return nil, err
@@ -135,7 +131,7 @@ func (k *Kubelet) newRuntime() error {
 		return err
 	}
 	k.runtime, err = runtime.New(runtime.Config{
-		Credentials: plugins.For, Called: k.metrics.Runtime,
+		Credentials: plugins.For, Metrics: k.metrics.Runtime,
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
@@ -163,10 +159,10 @@ func (k *Kubelet) newWorkers() error {
 	c := k.cfg.Configuration
 	k.probes = probe.New(probe.Config{Checker: probe.Checks{Exec: k.runtime.Exec}, Events: k.events, Log: k.log,
 		Changed: func(uid types.UID) { k.pool.Wake(uid) }, Checked: instruments{metrics: k.metrics}.probed})
-	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
+	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Wrote: k.metrics.Pods.StatusWritten, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
 		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events, Claims: k.facts.claims,
-		Records: record.Dir(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Passed: k.metrics.Pass, Started: k.metrics.PodStarted, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Records: record.Dir(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Metrics: k.metrics.Pods, Resizes: k.metrics.Resizes, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
 	wc.Unregister = func(uid types.UID) { k.metrics.Forget(string(uid)) }
@@ -176,6 +172,7 @@ func (k *Kubelet) newWorkers() error {
 	}
 	wc.MaxBackoff = c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	k.pool = worker.NewPool(wc)
+	k.census(k.pool, k.volumes.Manager)
 	k.source = source.New(source.Config{Client: k.client, NodeName: k.cfg.NodeName, NodeUID: k.nodeUID, Dir: c.StaticPodPath,
 		Period: c.FileCheckFrequency.Duration, URL: c.StaticPodURL, URLHeader: c.StaticPodURLHeader, URLPeriod: c.HTTPCheckFrequency.Duration, Sink: k.pool, Ready: func() { close(k.sourced) }, Log: k.log})
 	return nil
@@ -203,7 +200,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 // parts are the loops that make up a running kubelet.
 func (k *Kubelet) parts() map[string]func(context.Context) error {
 	calls, _ := k.runtime.CRI()
-	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Log: k.log})
+	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Metrics: k.metrics.Events, Log: k.log})
 	parts := map[string]func(context.Context) error{
 		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.run, "sweep": k.sweep,
 		"guard": k.guard.run,

@@ -32,6 +32,7 @@ func (k *Kubelet) newNode() error {
 		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, Reserved: k.facts.reserved},
 		Runtime:  calls, Images: images,
 		MaxImages:    int(*c.NodeStatusMaxImages),
+		Metrics:      k.metrics.Node,
 		VolumesInUse: k.volumes.inUse,
 		PodCIDRs:     podCIDRs(calls), Pressure: k.guard.pressure, Problems: k.guard.problems,
 		Event: func(kind, reason, message string) {

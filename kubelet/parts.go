@@ -121,19 +121,29 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 		return err
 	}
 	k.cgroups.Store(m)
+	k.metrics.Main.Gauge("kubelet_cgroup_version", "[ALPHA] cgroup version on the hosts.").Set(float64(m.Version()))
 	return nil
 }
 
 // cgroups makes pods' cgroups with the manager that is known only once the runtime has answered.
 type cgroups Kubelet
 
-func (k *cgroups) EnsurePod(p *v1.Pod) (string, error) { return k.cgroups.Load().EnsurePod(p) }
+func (k *cgroups) took(operation string, began time.Time) {
+	k.metrics.Pods.Cgroup(operation, time.Since(began))
+}
+
+func (k *cgroups) EnsurePod(p *v1.Pod) (string, error) {
+	defer k.took("create", time.Now())
+	return k.cgroups.Load().EnsurePod(p)
+}
 
 func (k *cgroups) ResizePod(p *v1.Pod, change func() error) error {
+	defer k.took("update", time.Now())
 	return k.cgroups.Load().ResizePod(p, change)
 }
 
 func (k *cgroups) RemovePod(ctx context.Context, uid types.UID) error {
+	defer k.took("destroy", time.Now())
 	return k.cgroups.Load().RemovePod(ctx, uid)
 }
 

@@ -26,7 +26,7 @@ func (k *Kubelet) newServer() error {
 	}
 	calls, _ := k.runtime.CRI()
 	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, Log: k.log, Version: k.cfg.Version,
-		CheckpointDir: filepath.Join(k.cfg.RootDir, "checkpoints"), Pages: k.pages(k.guard.measured.Pages()), Counted: k.metrics.Request,
+		CheckpointDir: filepath.Join(k.cfg.RootDir, "checkpoints"), Pages: k.metrics.Pages(k.guard.measured.Pages()), Metrics: k.metrics.Server, Checked: k.metrics.Checked,
 		NoDebugging: !*c.EnableDebuggingHandlers, NoProfiling: !*c.EnableProfilingHandler}
 	if *c.EnableSystemLogHandler {
 		sc.LogDir = "/var/log"
@@ -100,7 +100,7 @@ func (k *Kubelet) servingCertificate() (func(*tls.ClientHelloInfo) (*tls.Certifi
 		for _, ip := range k.facts.ips {
 			addresses = append(addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
 		}
-		serving, err := certificate.NewServing(k.client, k.cfg.CertDir, k.cfg.NodeName, func() []v1.NodeAddress { return addresses })
+		serving, err := certificate.NewServing(k.client, k.cfg.CertDir, k.cfg.NodeName, func() []v1.NodeAddress { return addresses }, k.certificates)
 		if err != nil {
 			return nil, err
 		}

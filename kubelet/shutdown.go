@@ -43,11 +43,13 @@ func newShutdown(k *Kubelet) {
 				return p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
 			})
 		},
-		End: func(p *v1.Pod, grace time.Duration) { k.pool.Evict(p.UID, shutdownEnd(grace, time.Now())) },
+		End:   func(p *v1.Pod, grace time.Duration) { k.pool.Evict(p.UID, shutdownEnd(grace, time.Now())) },
+		Ended: func() { k.metrics.Node.ShuttingDown(false) },
 		Changed: func(shutting bool) {
 			what := "Shutdown manager detected shutdown cancellation"
 			if shutting {
 				what = "Shutdown manager detected shutdown event"
+				k.metrics.Node.ShuttingDown(true)
 			}
 			k.events.Node(k.cfg.NodeName, v1.EventTypeNormal, "NodeShutdown", what)
 			if k.node != nil {

@@ -36,7 +36,7 @@ type storage struct {
 func (k *Kubelet) newVolumes() error {
 	cfg := kinds.Config{Projected: projected.Config{Objects: k.reader(), Tokens: noObjects{}, Allocatable: k.allocatable}}
 	vc := volume.Config{Root: k.cfg.RootDir, Period: k.cfg.Configuration.SyncFrequency.Duration,
-		UsageAge: k.cfg.Configuration.VolumeStatsAggPeriod.Duration, Log: k.log}
+		Metrics: k.metrics.Volumes, UsageAge: k.cfg.Configuration.VolumeStatsAggPeriod.Duration, Log: k.log}
 	if k.client != nil {
 		tokens := token.New(token.Config{Client: k.client, Log: k.log})
 		cfg.Projected.Tokens = tokens

@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/certificate"
+
+	"github.com/skiff-node/skiff/kubelet/metrics"
 )
 
 // Prefixes of the files.
@@ -37,7 +39,7 @@ const (
 type Client struct{ manager certificate.Manager }
 
 // NewClient takes over the certificate of rc into dir, unless dir has one already.
-func NewClient(rc *rest.Config, dir, node string) (*Client, error) {
+func NewClient(rc *rest.Config, dir, node string, m *metrics.Certificates) (*Client, error) {
 	store, err := certificate.NewFileStore(clientPair, dir, dir, "", "")
 	if err != nil {
 		return nil, fmt.Errorf("open the store of client certificates: %w", err)
@@ -49,16 +51,17 @@ func NewClient(rc *rest.Config, dir, node string) (*Client, error) {
 	}
 	rc.TLSClientConfig.CertFile, rc.TLSClientConfig.KeyFile = store.CurrentPath(), store.CurrentPath()
 	rc.TLSClientConfig.CertData, rc.TLSClientConfig.KeyData = nil, nil
-	m, err := certificate.NewManager(&certificate.Config{
+	manager, err := certificate.NewManager(&certificate.Config{
 		ClientsetFn: func(*tls.Certificate) (kubernetes.Interface, error) { return kubernetes.NewForConfig(rc) },
 		Template:    &x509.CertificateRequest{Subject: subject(node)},
 		SignerName:  certificates.KubeAPIServerClientKubeletSignerName, GetUsages: certificate.DefaultKubeletClientGetUsages,
-		CertificateStore: store,
+		CertificateStore: store, CertificateRenewFailure: m.ClientFailures,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch over the client certificate: %w", err)
 	}
-	return &Client{m}, nil
+	m.Client(manager.Current)
+	return &Client{manager}, nil
 }
 
 // take stores the certificate that rc uses.
@@ -93,21 +96,22 @@ type Serving struct{ manager certificate.Manager }
 
 // NewServing keeps a serving certificate for the node's addresses in dir. When the addresses change, another one is
 // requested.
-func NewServing(client kubernetes.Interface, dir, node string, addresses func() []v1.NodeAddress) (*Serving, error) {
+func NewServing(client kubernetes.Interface, dir, node string, addresses func() []v1.NodeAddress, m *metrics.Certificates) (*Serving, error) {
 	store, err := certificate.NewFileStore(servingPair, dir, dir, "", "")
 	if err != nil {
 		return nil, fmt.Errorf("open the store of serving certificates: %w", err)
 	}
-	m, err := certificate.NewManager(&certificate.Config{
+	manager, err := certificate.NewManager(&certificate.Config{
 		ClientsetFn: func(*tls.Certificate) (kubernetes.Interface, error) { return client, nil },
 		GetTemplate: func() *x509.CertificateRequest { return template(node, addresses()) },
 		SignerName:  certificates.KubeletServingSignerName, GetUsages: certificate.DefaultKubeletServingGetUsages,
-		CertificateStore: store,
+		CertificateStore: store, CertificateRotation: m.ServingAges, CertificateRenewFailure: m.ServingFailures,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch over the serving certificate: %w", err)
 	}
-	return &Serving{m}, nil
+	m.Serving(manager.Current)
+	return &Serving{manager}, nil
 }
 
 // template asks for the node's names and addresses; nil, for nothing, while it has none.

@@ -30,6 +30,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/skiff-node/skiff/kubelet/metrics"
 )
 
 // authority is an API server that approves and signs every request for a certificate at once.
@@ -209,7 +211,7 @@ func TestClientRenews(t *testing.T) {
 	}
 	ending := a.sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}), 2*time.Second)
 	rc := &rest.Config{Host: a.url, TLSClientConfig: rest.TLSClientConfig{CAData: a.ca, CertData: ending, KeyData: pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})}}
-	c, err := NewClient(rc, dir, "boat")
+	c, err := NewClient(rc, dir, "boat", metrics.NewKubelet().NewCertificates())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +229,7 @@ func TestClientRenews(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if _, err := NewClient(&rest.Config{Host: a.url, BearerToken: "t"}, t.TempDir(), "boat"); err == nil || !strings.Contains(err.Error(), "rotateCertificates") {
+	if _, err := NewClient(&rest.Config{Host: a.url, BearerToken: "t"}, t.TempDir(), "boat", metrics.NewKubelet().NewCertificates()); err == nil || !strings.Contains(err.Error(), "rotateCertificates") {
 		t.Errorf("a token cannot be renewed: %v", err)
 	}
 }
@@ -239,7 +241,7 @@ func TestServing(t *testing.T) {
 		t.Fatal(err)
 	}
 	addresses := []v1.NodeAddress{{Type: v1.NodeHostName, Address: "boat"}, {Type: v1.NodeInternalIP, Address: "10.0.0.1"}, {Type: v1.NodeInternalIP, Address: "10.0.0.1"}}
-	s, err := NewServing(client, t.TempDir(), "boat", func() []v1.NodeAddress { return addresses })
+	s, err := NewServing(client, t.TempDir(), "boat", func() []v1.NodeAddress { return addresses }, metrics.NewKubelet().NewCertificates())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,18 +7,21 @@ import (
 	"strings"
 )
 
-// known lists the feature gates of a 1.37 kubelet, one a line: name, default, and whether the default is locked.
+// known lists the feature gates of a 1.37 kubelet, one a line: name, default, stage, and whether the default is locked.
 //
 //go:embed gates.txt
 var known string
 
-type gate struct{ enabled, locked bool }
+type gate struct {
+	enabled, locked bool
+	stage           string
+}
 
 func gates() map[string]gate {
-	all := map[string]gate{"AllAlpha": {}, "AllBeta": {}}
+	all := map[string]gate{"AllAlpha": {stage: "ALPHA"}, "AllBeta": {stage: "BETA"}}
 	for line := range strings.Lines(known) {
 		f := strings.Fields(line)
-		all[f[0]] = gate{enabled: f[1] == "true", locked: len(f) > 2}
+		all[f[0]] = gate{enabled: f[1] == "true", stage: strings.TrimPrefix(f[2], "GA"), locked: len(f) > 3}
 	}
 	return all
 }
@@ -54,5 +57,25 @@ func Deviating(set map[string]bool) []string {
 		}
 	}
 	slices.Sort(out)
+	return out
+}
+
+// Gate is the state of a feature gate: whether it is on, and its stage (ALPHA, BETA, DEPRECATED, or empty when generally
+// available).
+type Gate struct {
+	Enabled bool
+	Stage   string
+}
+
+// Gates lists all gates with those that are set.
+func Gates(set map[string]bool) map[string]Gate {
+	out := map[string]Gate{}
+	for name, g := range gates() {
+		on := g.enabled
+		if v, ok := set[name]; ok {
+			on = v
+		}
+		out[name] = Gate{Enabled: on, Stage: g.stage}
+	}
 	return out
 }

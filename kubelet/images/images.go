@@ -43,8 +43,17 @@ type Image struct {
 // Disk is the file system of the images, in bytes.
 type Disk struct{ Capacity, Available uint64 }
 
-// Plan lists the ids of images to remove, in order. missing is how many bytes will still be too few then.
-func Plan(list []Image, disk Disk, p Policy, now time.Time) (remove []string, missing uint64) {
+// Removal is an image to remove, and why: for space or for age.
+type Removal struct{ ID, Reason string }
+
+// Reasons to remove an image, as upstream's metrics name them.
+const (
+	ReasonSpace = "space"
+	ReasonAge   = "age"
+)
+
+// Plan lists the images to remove, in order. missing is how many bytes will still be too few then.
+func Plan(list []Image, disk Disk, p Policy, now time.Time) (remove []Removal, missing uint64) {
 	var candidates []Image
 	for _, i := range list {
 		if i.Pinned || i.InUse || now.Sub(i.Detected) < p.MinAge {
@@ -61,10 +70,15 @@ func Plan(list []Image, disk Disk, p Policy, now time.Time) (remove []string, mi
 		if !i.LastUsed.IsZero() {
 			idle = now.Sub(i.LastUsed)
 		}
-		if free == 0 && (p.MaxAge == 0 || idle <= p.MaxAge) {
+		old := p.MaxAge > 0 && idle > p.MaxAge
+		if free == 0 && !old {
 			continue
 		}
-		remove = append(remove, i.ID)
+		reason := ReasonSpace
+		if old {
+			reason = ReasonAge
+		}
+		remove = append(remove, Removal{i.ID, reason})
 		free -= min(free, i.Size)
 	}
 	return remove, free
@@ -92,6 +106,8 @@ type Config struct {
 	Period time.Duration
 	// Event records an event about the node. May be nil.
 	Event func(eventType, reason, message string)
+	// Removed is told of each image that was removed, and why: space or age. May be nil.
+	Removed func(reason string)
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -117,6 +133,9 @@ func New(cfg Config) (*Collector, error) {
 	}
 	if cfg.Event == nil {
 		cfg.Event = func(string, string, string) {}
+	}
+	if cfg.Removed == nil {
+		cfg.Removed = func(string) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -154,8 +173,8 @@ func (c *Collector) Collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ids, missing := Plan(list, disk, c.cfg.Policy, time.Now())
-	_, err = c.remove(ctx, ids)
+	unused, missing := Plan(list, disk, c.cfg.Policy, time.Now())
+	_, err = c.remove(ctx, unused)
 	if missing > 0 {
 		err = errors.Join(err, fmt.Errorf("the disk of images is too full: %d more bytes should be freed, but every other image is in use", missing))
 	}
@@ -169,8 +188,8 @@ func (c *Collector) Free(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	ids, _ := Plan(list, Disk{Capacity: math.MaxUint64 / 100}, Policy{}, time.Now())
-	return c.remove(ctx, ids)
+	unused, _ := Plan(list, Disk{Capacity: math.MaxUint64 / 100}, Policy{}, time.Now())
+	return c.remove(ctx, unused)
 }
 
 // look brings what is known of the images up to date.
@@ -236,9 +255,10 @@ func (c *Collector) disk(ctx context.Context) (Disk, error) {
 	return Disk{Capacity: st.Blocks * uint64(st.Bsize), Available: st.Bavail * uint64(st.Bsize)}, nil
 }
 
-func (c *Collector) remove(ctx context.Context, ids []string) (freed uint64, err error) {
+func (c *Collector) remove(ctx context.Context, unused []Removal) (freed uint64, err error) {
 	var failed []error
-	for _, id := range ids {
+	for _, r := range unused {
+		id := r.ID
 		_, err := c.cfg.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id}})
 		if err != nil {
 			failed = append(failed, fmt.Errorf("remove image %s: %w", id, err))
@@ -248,7 +268,8 @@ func (c *Collector) remove(ctx context.Context, ids []string) (freed uint64, err
 		freed += c.known[id].Size
 		delete(c.known, id)
 		c.mu.Unlock()
-		c.cfg.Log.Info("removed an unused image", "image", id)
+		c.cfg.Removed(r.Reason)
+		c.cfg.Log.Info("removed an unused image", "image", id, "for", r.Reason)
 	}
 	return freed, errors.Join(failed...)
 }

@@ -35,13 +35,22 @@ func TestPlan(t *testing.T) {
 		{"more", 5, p, "never a b", 0},
 		{"not enough", 0, Policy{High: 85, Low: 50, MinAge: 2 * time.Minute}, "never a b", 27},
 		{"off", 0, Policy{High: 100, Low: 80}, "", 0},
-		{"too old", 50, Policy{High: 85, Low: 80, MinAge: 2 * time.Minute, MaxAge: 15 * time.Minute}, "never a", 0},
+		{"too old", 50, Policy{High: 85, Low: 80, MinAge: 2 * time.Minute, MaxAge: 15 * time.Minute}, "never/age a/age", 0},
 	} {
 		got, missing := Plan(list, Disk{Capacity: 100, Available: tc.avail}, tc.policy, now)
-		if strings.Join(got, " ") != tc.want || missing != tc.missing {
+		if names(got) != tc.want || missing != tc.missing {
 			t.Errorf("%s: %q, missing %d; want %q, %d", tc.name, got, missing, tc.want, tc.missing)
 		}
 	}
+}
+
+// names are the images to remove, with the reason where it is not space.
+func names(list []Removal) string {
+	var out []string
+	for _, r := range list {
+		out = append(out, strings.TrimSuffix(r.ID+"/"+r.Reason, "/space"))
+	}
+	return strings.Join(out, " ")
 }
 
 type cri struct {

@@ -2,70 +2,56 @@ package metrics
 
 import (
 	"math"
-	"strings"
+	"net/http"
 	"time"
-	"unicode"
 )
 
-// Kubelet are the kubelet's metrics, for /metrics, and those of its probes, for /metrics/probes.
+// Kubelet are the kubelet's metrics: for /metrics, those of its probes for /metrics/probes, and those of its health checks for
+// /metrics/slis. All have upstream's names and buckets. Its parts are what the kubelet's parts are given.
 type Kubelet struct {
-	Main, Probes Set
+	Main, Probes, Health Set
 
-	runtime, runtimeErrors *Counter
-	runtimeDuration        *Histogram
-	probes                 *Counter
-	probeDuration          *Histogram
-	requests, evictions    *Counter
-	podStart, podWorker    *Histogram
-	claims, drivers        *Histogram // operations on resource claims, and calls to their drivers
+	Runtime *Runtime
+	Pods    *Pods
+	Resizes *Resizes
+	Events  *Events
+	Node    *Node
+	Volumes *Volumes
+	Server  *Server
+	API     *API
+
+	probes          *Counter
+	probeDuration   *Histogram
+	checks          *Counter
+	healthy         *Gauge
+	evictions       *Counter
+	process         http.Handler
+	claims, drivers *Histogram // operations on resource claims, and calls to their drivers
 }
 
-// NewKubelet makes all of them, with upstream's names and buckets.
+// defaults are Prometheus' usual bounds of durations in seconds.
+var defaults = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+// starts are upstream's bounds of how long pods take to start.
+var starts = []float64{.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
+
+// NewKubelet makes all of them.
 func NewKubelet() *Kubelet {
 	k := &Kubelet{}
-	k.runtime = k.Main.Counter("kubelet_runtime_operations_total", "[ALPHA] Cumulative number of runtime operations by operation type.")
-	k.runtimeErrors = k.Main.Counter("kubelet_runtime_operations_errors_total", "[ALPHA] Cumulative number of runtime operation errors by operation type.")
-	k.runtimeDuration = k.Main.Histogram("kubelet_runtime_operations_duration_seconds",
-		"[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.", Buckets(.005, 2.5, 14))
-	k.requests = k.Main.Counter("kubelet_http_requests_total", "[ALPHA] Number of the http requests received since the server started")
+	k.process = newProcess()
+	k.Runtime, k.Pods, k.Resizes = newRuntime(&k.Main), newPods(&k.Main), newResizes(&k.Main)
+	k.Runtime.pods = k.Pods
+	k.Events, k.Node, k.Volumes = newEvents(&k.Main), newNode(&k.Main), newVolumes(&k.Main)
+	k.Server, k.API = newServer(&k.Main), newAPI(&k.Main)
 	k.evictions = k.Main.Counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal")
-	k.podStart = k.Main.Histogram("kubelet_pod_start_duration_seconds",
-		"[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", []float64{.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600})
-	k.podWorker = k.Main.Histogram("kubelet_pod_worker_duration_seconds",
-		"[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", Buckets(.005, 2, 12))
 	claims := Buckets(.1, math.Pow(40/.1, 1./14), 15)
 	k.claims = k.Main.Histogram("dra_operations_duration_seconds", "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops.", claims)
 	k.drivers = k.Main.Histogram("dra_grpc_operations_duration_seconds", "[ALPHA] Duration in seconds of the DRA gRPC operations", claims)
 	k.probes = k.Probes.Counter("prober_probe_total", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.")
-	k.probeDuration = k.Probes.Histogram("prober_probe_duration_seconds", "[ALPHA] Duration in seconds for a probe response.", Buckets(.005, 2, 12))
+	k.probeDuration = k.Probes.Histogram("prober_probe_duration_seconds", "[ALPHA] Duration in seconds for a probe response.", defaults)
+	k.healthy = k.Health.Gauge("kubernetes_healthcheck", "[STABLE] This metric records the result of a single healthcheck.")
+	k.checks = k.Health.Counter("kubernetes_healthchecks_total", "[STABLE] This metric records the results of all healthcheck.")
 	return k
-}
-
-// Runtime counts a call of CRI, given by its method's full name.
-func (k *Kubelet) Runtime(method string, took time.Duration, err error) {
-	op := operation(method)
-	k.runtime.Inc("operation_type", op)
-	k.runtimeDuration.Observe(took, "operation_type", op)
-	if err != nil {
-		k.runtimeErrors.Inc("operation_type", op)
-	}
-}
-
-// operation is upstream's name of a CRI method: /runtime.v1.RuntimeService/RunPodSandbox is run_podsandbox.
-func operation(method string) string {
-	name := method[strings.LastIndexByte(method, '/')+1:]
-	name = strings.ReplaceAll(name, "PodSandbox", "Podsandbox")
-	var b strings.Builder
-	for i, r := range name {
-		if unicode.IsUpper(r) && i > 0 {
-			b.WriteByte('_')
-		}
-		b.WriteRune(unicode.ToLower(r))
-	}
-	if b.String() == "update_container_resources" {
-		return "update_container"
-	}
-	return b.String()
 }
 
 // Probe is one check of a probe.
@@ -83,11 +69,19 @@ func (k *Kubelet) Probed(p Probe) {
 }
 
 // Forget drops what is about a pod that is gone.
-func (k *Kubelet) Forget(uid string) { k.Probes.Forget("pod_uid", uid) }
+func (k *Kubelet) Forget(uid string) {
+	k.Probes.Forget("pod_uid", uid)
+	k.Pods.forget(uid)
+}
 
-// Request counts a request to the server.
-func (k *Kubelet) Request(method, path string, long bool) {
-	k.requests.Inc("long_running", map[bool]string{true: "true", false: "false"}[long], "method", method, "path", path, "server_type", "readwrite")
+// Checked takes in the result of a health check of that name (KEP-3466).
+func (k *Kubelet) Checked(name string, err error) {
+	status, value := "success", 1.0
+	if err != nil {
+		status, value = "error", 0
+	}
+	k.healthy.Set(value, "name", name, "type", "healthz")
+	k.checks.Inc("name", name, "status", status, "type", "healthz")
 }
 
 // ClaimsOperated takes in how long it took to prepare or unprepare (PrepareResources, UnprepareResources) the claims of a pod.
@@ -102,16 +96,29 @@ func (k *Kubelet) DriverCalled(driver, method, code string, took time.Duration) 
 
 // ClaimsInUse adds the number of prepared claims by driver, as count tells it.
 func (k *Kubelet) ClaimsInUse(count func() map[string]int) {
-	k.Main.Gauge("dra_resource_claims_in_use", "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name).", "driver_name", count)
+	k.Main.Read("dra_resource_claims_in_use", "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name).", func(emit Emit) {
+		for driver, n := range count() {
+			emit(float64(n), "driver_name", driver)
+		}
+	})
 }
 
 // Evicted counts an evicted pod.
 func (k *Kubelet) Evicted(signal string) { k.evictions.Inc("eviction_signal", signal) }
 
-// PodStarted takes in how long a pod took from being seen to running.
-func (k *Kubelet) PodStarted(took time.Duration) { k.podStart.Observe(took) }
-
-// Pass takes in how long one look at a pod took; operation is create, sync or terminated.
-func (k *Kubelet) Pass(operation string, took time.Duration) {
-	k.podWorker.Observe(took, "operation_type", operation)
+// Pages add the metrics to the pages that are measured.
+func (k *Kubelet) Pages(measured map[string]http.Handler) map[string]http.Handler {
+	main := measured["/metrics"]
+	text := func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	}
+	measured["/metrics"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text(w)
+		main.ServeHTTP(w, r)
+		k.Main.WriteText(w)
+		k.process.ServeHTTP(w, r)
+	})
+	measured["/metrics/probes"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { text(w); k.Probes.WriteText(w) })
+	measured["/metrics/slis"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { text(w); k.Health.WriteText(w) })
+	return measured
 }

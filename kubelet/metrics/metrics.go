@@ -1,5 +1,5 @@
-// Package metrics counts what the kubelet does, under the names that dashboards know. It is a registry of a few counters
-// and histograms in Prometheus' text format, and no more.
+// Package metrics counts what the kubelet does, under the names that dashboards know. It is a registry of counters,
+// gauges and histograms in Prometheus' text format, and no more; what Go and the kernel tell of the process is client_golang's.
 package metrics
 
 import (
@@ -23,8 +23,11 @@ type family struct {
 	name, help, kind string
 	buckets          []float64
 	samples          map[string]*sample
-	read             func() // fills in the samples of a gauge when somebody looks; the set is locked
+	read             func(Emit) // for one that is read when it is asked for
 }
+
+// Emit tells one sample of a gauge. labels are pairs.
+type Emit func(value float64, labels ...string)
 
 // sample is one combination of labels.
 type sample struct {
@@ -35,6 +38,12 @@ type sample struct {
 
 // Counter counts events.
 type Counter struct {
+	set *Set
+	f   *family
+}
+
+// Gauge is a value that goes up and down.
+type Gauge struct {
 	set *Set
 	f   *family
 }
@@ -61,23 +70,30 @@ func (s *Set) Counter(name, help string) *Counter {
 	return &Counter{s, s.family(name, help, "counter", nil)}
 }
 
+// Total adds a counter without labels, which is shown from the beginning.
+func (s *Set) Total(name, help string) *Counter {
+	c := s.Counter(name, help)
+	if c.f != nil {
+		c.f.sample(nil)
+	}
+	return c
+}
+
+// Gauge adds a gauge.
+func (s *Set) Gauge(name, help string) *Gauge {
+	return &Gauge{s, s.family(name, help, "gauge", nil)}
+}
+
+// Read adds a gauge that is read whenever somebody asks.
+func (s *Set) Read(name, help string, read func(Emit)) {
+	if f := s.family(name, help, "gauge", nil); f != nil {
+		f.read = read
+	}
+}
+
 // Histogram adds a histogram with those upper bounds.
 func (s *Set) Histogram(name, help string, buckets []float64) *Histogram {
 	return &Histogram{s, s.family(name, help, "histogram", buckets)}
-}
-
-// Gauge adds what is counted when somebody looks, by the values of one label. read must not come back to the set.
-func (s *Set) Gauge(name, help, label string, read func() map[string]int) {
-	if s == nil {
-		return
-	}
-	f := s.family(name, help, "gauge", nil)
-	f.read = func() {
-		clear(f.samples)
-		for value, n := range read() {
-			f.sample([]string{label, value}).count = uint64(max(n, 0))
-		}
-	}
 }
 
 // Buckets grow from first by factor.
@@ -91,23 +107,49 @@ func Buckets(first, factor float64, count int) []float64 {
 }
 
 // Inc counts one. labels are pairs.
-func (c *Counter) Inc(labels ...string) {
+func (c *Counter) Inc(labels ...string) { c.Add(1, labels...) }
+
+// Add counts n.
+func (c *Counter) Add(n uint64, labels ...string) {
 	if c == nil || c.set == nil {
 		return
 	}
 	c.set.mu.Lock()
 	defer c.set.mu.Unlock()
-	c.f.sample(labels).count++
+	c.f.sample(labels).count += n
+}
+
+// Set gives the gauge a value. labels are pairs.
+func (g *Gauge) Set(value float64, labels ...string) {
+	if g == nil || g.set == nil {
+		return
+	}
+	g.set.mu.Lock()
+	defer g.set.mu.Unlock()
+	g.f.sample(labels).sum = value
+}
+
+// Add changes the gauge by that much.
+func (g *Gauge) Add(change float64, labels ...string) {
+	if g == nil || g.set == nil {
+		return
+	}
+	g.set.mu.Lock()
+	defer g.set.mu.Unlock()
+	g.f.sample(labels).sum += change
 }
 
 // Observe takes in a duration, in seconds. labels are pairs.
-func (h *Histogram) Observe(d time.Duration, labels ...string) {
+func (h *Histogram) Observe(d time.Duration, labels ...string) { h.value(d.Seconds(), labels...) }
+
+// value takes in a value of any unit.
+func (h *Histogram) value(v float64, labels ...string) {
 	if h == nil || h.set == nil {
 		return
 	}
 	h.set.mu.Lock()
 	defer h.set.mu.Unlock()
-	s, v := h.f.sample(labels), d.Seconds()
+	s := h.f.sample(labels)
 	s.count++
 	s.sum += v
 	for i, most := range h.f.buckets {
@@ -158,12 +200,10 @@ func (s *Set) WriteText(w io.Writer) {
 	if s == nil {
 		return
 	}
+	s.read()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.order {
-		if f.read != nil {
-			f.read()
-		}
 		if len(f.samples) == 0 {
 			continue
 		}
@@ -179,9 +219,30 @@ func (s *Set) WriteText(w io.Writer) {
 	}
 }
 
+// read brings the gauges up to date that are read. They are read without the lock: what they tell of may be counting.
+func (s *Set) read() {
+	s.mu.Lock()
+	order := slices.Clone(s.order)
+	s.mu.Unlock()
+	for _, f := range order {
+		if f.read == nil {
+			continue
+		}
+		fresh := family{samples: map[string]*sample{}}
+		f.read(func(value float64, labels ...string) { fresh.sample(labels).sum = value })
+		s.mu.Lock()
+		f.samples = fresh.samples
+		s.mu.Unlock()
+	}
+}
+
 func (f *family) write(w io.Writer, key string, s *sample) {
-	if f.kind != "histogram" {
+	switch f.kind {
+	case "counter":
 		fmt.Fprintf(w, "%s%s %d\n", f.name, braces(key), s.count)
+		return
+	case "gauge":
+		fmt.Fprintf(w, "%s%s %s\n", f.name, braces(key), strconv.FormatFloat(s.sum, 'g', -1, 64))
 		return
 	}
 	comma := ""

@@ -33,6 +33,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	nodeutil "k8s.io/component-helpers/node/util"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/metrics"
 )
 
 // Identity is what the node is called and how it introduces itself when it registers.
@@ -86,6 +88,8 @@ type Config struct {
 	Pressure func() Pressure
 	// VolumesInUse lists the volumes that must not be detached from the node. May be nil.
 	VolumesInUse func() []v1.UniqueVolumeName
+	// Metrics is told how far the node has come. May be nil.
+	Metrics *metrics.Node
 	// Event records an event about the node. May be nil.
 	Event func(eventType, reason, message string)
 	// Period is how often the status is computed, ReportPeriod how often it is sent even if nothing changed; 0 means 10 s
@@ -150,6 +154,9 @@ func defaults(cfg *Config) {
 	}
 	if cfg.Pressure == nil {
 		cfg.Pressure = func() Pressure { return Pressure{} }
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.NewKubelet().Node
 	}
 	if cfg.Event == nil {
 		cfg.Event = func(string, string, string) {}

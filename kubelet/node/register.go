@@ -40,6 +40,7 @@ func (m *Manager) register(ctx context.Context) bool {
 }
 
 func (m *Manager) tryRegister(ctx context.Context) error {
+	m.cfg.Metrics.Registering()
 	want := m.initial(ctx)
 	api := m.cfg.Client.CoreV1().Nodes()
 	got, err := api.Create(ctx, want, metav1.CreateOptions{})
@@ -49,6 +50,7 @@ func (m *Manager) tryRegister(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create Node %q: %w", want.Name, err)
 	}
+	m.cfg.Metrics.Registered()
 	m.node.Store(got)
 	if !changed(got.Status, want.Status) { // else the server keeps status apart, and the first sync sends it
 		m.reported = time.Now()

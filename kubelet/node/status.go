@@ -232,6 +232,9 @@ func (m *Manager) announce(old, next *v1.Node) {
 			continue
 		}
 		reason := "Node" + c.Reason[min(len("Kubelet"), len(c.Reason)):]
+		if c.Type == v1.NodeReady && c.Status == v1.ConditionTrue {
+			m.cfg.Metrics.Ready()
+		}
 		if c.Type == v1.NodeReady && c.Status == v1.ConditionFalse {
 			m.cfg.Log.Warn("the node is not ready", "why", c.Message)
 		}

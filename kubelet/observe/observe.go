@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 )
 
@@ -31,6 +32,8 @@ type Config struct {
 	List func(ctx context.Context) (map[types.UID]string, error)
 	// Changed is told of each pod that has changed. It must not block.
 	Changed func(uid types.UID)
+	// Metrics is told of lists and of the stream. Optional.
+	Metrics *metrics.Events
 	Log     *slog.Logger
 	// Relist is the pause between lists without events, 1 s by default; Audit that with events, 2 min by default.
 	Relist, Audit time.Duration
@@ -41,6 +44,9 @@ type Watcher struct{ cfg Config }
 
 // New makes a watcher.
 func New(cfg Config) *Watcher {
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.NewKubelet().Events
+	}
 	if cfg.Relist == 0 {
 		cfg.Relist = time.Second
 	}
@@ -103,10 +109,14 @@ func (w *Watcher) stream(ctx context.Context, tell func(bool)) error {
 			if told {
 				tell(false)
 			}
+			if status.Code(err) != codes.Unimplemented && ctx.Err() == nil {
+				w.cfg.Metrics.Streaming(false)
+			}
 			return err
 		}
 		if !told {
 			told = true
+			w.cfg.Metrics.Streaming(true)
 			tell(true)
 		}
 		if uid := uidOf(event); uid != "" {
@@ -144,7 +154,9 @@ func (w *Watcher) list(ctx context.Context, streaming <-chan bool) {
 			}
 			timer.Reset(0) // what happened before the stream began, or after it ended, is in the list
 		case <-timer.C:
+			began := time.Now()
 			now, err := w.cfg.List(ctx)
+			w.cfg.Metrics.Listed(time.Since(began))
 			if err == nil {
 				w.compare(before, now)
 				before = now

@@ -29,6 +29,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/skiff-node/skiff/kubelet/credentials"
+	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/volume"
 )
@@ -63,8 +64,8 @@ type Config struct {
 	Events         Events
 	// Credentials asks plugins about an image. Optional.
 	Credentials func(ctx context.Context, image string) map[string]credentials.Login
-	// Called is told of each call, by its method's full name. Optional; it must not block.
-	Called func(method string, took time.Duration, err error)
+	// Metrics count calls, starts and pulls. Optional.
+	Metrics *metrics.Runtime
 	// PullRate is how many pulls may begin per second, and PullBurst how many at once; zero means no limit.
 	PullRate, PullBurst int
 	// ParallelPulls bounds how many images are pulled at once; zero means 5.
@@ -103,18 +104,21 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 2 * time.Minute
 	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.NewKubelet().Runtime
+	}
 	r := &Runtime{cfg: cfg, pulls: make(chan struct{}, cfg.ParallelPulls), finished: map[string]finished{}}
 	if cfg.PullRate > 0 {
 		r.rate = rate.NewLimiter(rate.Limit(cfg.PullRate), max(cfg.PullBurst, 1))
 	}
-	conn, err := dial(cfg.Endpoint, cfg.Called)
+	conn, err := dial(cfg.Endpoint, cfg.Metrics.Called)
 	if err != nil {
 		return nil, err
 	}
 	imageConn := conn
 	r.conns = append(r.conns, conn)
 	if cfg.ImageEndpoint != cfg.Endpoint {
-		if imageConn, err = dial(cfg.ImageEndpoint, cfg.Called); err != nil {
+		if imageConn, err = dial(cfg.ImageEndpoint, cfg.Metrics.Called); err != nil {
 			return nil, err
 		}
 		r.conns = append(r.conns, imageConn)
@@ -128,9 +132,7 @@ func counting(called func(string, time.Duration, error)) grpc.UnaryClientInterce
 	return func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		began := time.Now()
 		err := invoke(ctx, method, req, reply, conn, opts...)
-		if called != nil {
-			called(method, time.Since(began), err)
-		}
+		called(method, time.Since(began), err)
 		return err
 	}
 }

@@ -60,6 +60,7 @@ func (r *Runtime) RunHook(ctx context.Context, p *v1.Pod, id, container string, 
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
+			r.cfg.Metrics.HookCut()
 			return fail("Sleep", fmt.Sprint(h.Sleep.Seconds), errors.New("container terminated before sleep hook finished"), nil)
 		}
 	default:
@@ -96,7 +97,9 @@ func (r hook) http(ctx context.Context, container string, action *v1.HTTPGetActi
 		plain := req.Clone(ctx)
 		plain.URL.Scheme = "http"
 		plain.Header.Del("Authorization")
-		resp, err = client.Do(plain)
+		if resp, err = client.Do(plain); err == nil {
+			r.cfg.Metrics.HookFellBack()
+		}
 	}
 	if err != nil {
 		return err

@@ -41,6 +41,7 @@ func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 		}
 		if found != nil {
 			r.cfg.Events.Normal(p, c.Name, "Pulled", "Container image %q already present on machine and can be accessed by the pod", r.image)
+			r.cfg.Metrics.Image(r.policy, true, false)
 			return found, nil
 		}
 	}
@@ -49,6 +50,7 @@ func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 		r.cfg.Events.Warning(p, c.Name, ErrImageNeverPull, "%s", msg)
 		return nil, &Fault{Reason: ErrImageNeverPull, Message: msg}
 	}
+	r.cfg.Metrics.Image(r.policy, false, true)
 	return r.pull(ctx, image)
 }
 
@@ -118,6 +120,7 @@ func (r puller) pulled(ctx context.Context, ref string, took [2]time.Duration) (
 	if err != nil {
 		return nil, &Fault{Reason: ErrImageInspect, Message: message(err)}
 	}
+	r.cfg.Metrics.Pulled(p.UID, time.Now().Add(-took[1]), found.Size)
 	r.cfg.Events.Normal(p, c.Name, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", r.image,
 		took[0].Truncate(time.Millisecond), took[1].Truncate(time.Millisecond), found.Size)
 	return found, nil

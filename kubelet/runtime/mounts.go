@@ -27,6 +27,7 @@ func (r launch) imageVolumes(ctx context.Context, sandbox *cri.PodSandboxConfig)
 			continue
 		}
 		image, err := puller{r.Runtime, p, c, sandbox, v.Image.Reference, v.Image.PullPolicy}.ensure(ctx)
+		r.cfg.Metrics.ImageVolume(err)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 )
@@ -49,7 +50,7 @@ func TestImageVolumes(t *testing.T) {
 	}
 	c := &v1.Container{Name: "c", VolumeMounts: []v1.VolumeMount{{Name: "present", MountPath: "/a"}, {Name: "pulled", MountPath: "/b", SubPath: "dir"}}}
 	images := &shelf{here: map[string]string{"data:1": "sha256:1"}, far: map[string]string{"data:2": "sha256:2"}}
-	r := launch{&Runtime{cfg: Config{Events: silent{}, Node: &spec.Node{}}, images: images, pulls: make(chan struct{}, 1)},
+	r := launch{&Runtime{cfg: Config{Events: silent{}, Node: &spec.Node{}, Metrics: metrics.NewKubelet().Runtime}, images: images, pulls: make(chan struct{}, 1)},
 		&Request{Pod: p, Start: pod.ContainerStart{Name: "c", Spec: c}}}
 	got, err := r.imageVolumes(context.Background(), nil)
 	if err != nil {

@@ -31,7 +31,9 @@ func (r *Runtime) CreateSandbox(ctx context.Context, p *v1.Pod, attempt uint32, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, sandboxTimeout)
 	defer cancel()
+	began := time.Now()
 	resp, err := r.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	r.cfg.Metrics.Sandbox(p, handler, time.Since(began), err)
 	if err != nil {
 		return "", err
 	}

@@ -52,7 +52,14 @@ type Request struct {
 // StartContainer gets the image, creates and starts the container, and runs its postStart hook. It returns a *Fault when
 // any of it fails.
 func (r *Runtime) StartContainer(ctx context.Context, req *Request) error {
-	return launch{r, req}.start(ctx)
+	err := launch{r, req}.start(ctx)
+	code := ""
+	var fault *Fault
+	if errors.As(err, &fault) {
+		code = fault.Reason
+	}
+	r.cfg.Metrics.Container(req.Pod, req.Start.Name, code)
+	return err
 }
 
 // launch is one start of a container.

@@ -26,6 +26,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/metrics"
 )
 
 // Auth is who may do what.
@@ -78,8 +80,9 @@ type Config struct {
 	Pages map[string]http.Handler
 	// NoDebugging turns off everything that reaches into containers and the process (enableDebuggingHandlers: false).
 	NoDebugging bool
-	// Counted is told of each request: the first part of its path, and whether it is a stream. Optional.
-	Counted func(method, path string, long bool)
+	// Metrics count requests. Optional. Checked is told of each health check. Optional.
+	Metrics *metrics.Server
+	Checked func(name string, err error)
 	// NoProfiling turns off /debug/pprof.
 	NoProfiling bool
 	// CheckpointDir takes the archives of checkpointed containers; empty turns checkpoints off.
@@ -113,6 +116,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.NewKubelet().Server
+	}
+	if cfg.Checked == nil {
+		cfg.Checked = func(string, error) {}
 	}
 	if cfg.Healthy == nil {
 		cfg.Healthy = func() error { return nil }
@@ -211,10 +220,8 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 // guard lets a request through when its sender is known and allowed.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.cfg.Counted != nil {
-			root, _, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
-			s.cfg.Counted(r.Method, root, slices.Contains([]string{"exec", "attach", "portForward", "run", "containerLogs"}, root))
-		}
+		root, _, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
+		defer s.cfg.Metrics.Request(r, root, slices.Contains([]string{"exec", "attach", "portForward", "debug"}, root))()
 		who, err := s.auth.who(r)
 		if err != nil {
 			s.cfg.Log.Debug("request refused: not authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)

@@ -56,7 +56,7 @@ type Group struct {
 	Grace time.Duration
 }
 
-// Config of a Manager. All fields are required.
+// Config of a Manager. All fields are required but Ended.
 type Config struct {
 	Logind Logind
 	// Groups in any order.
@@ -67,7 +67,9 @@ type Config struct {
 	End func(p *v1.Pod, grace time.Duration)
 	// Changed is called when the node begins or ceases to shut down.
 	Changed func(shutting bool)
-	Log     *slog.Logger
+	// Ended is called when all pods have ended, or had their time. Optional.
+	Ended func()
+	Log   *slog.Logger
 }
 
 // Manager watches for a shutdown and drains the node.
@@ -191,6 +193,9 @@ func (d *drain) turn(ctx context.Context, down bool) error {
 	go func() {
 		defer close(d.ended)
 		d.groups(ctx)
+		if d.cfg.Ended != nil && ctx.Err() == nil {
+			d.cfg.Ended()
+		}
 		if err := lock.Close(); err != nil {
 			d.cfg.Log.Warn("the lock on the shutdown cannot be released", "err", err)
 		}

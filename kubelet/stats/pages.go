@@ -3,16 +3,16 @@ package stats
 import (
 	"encoding/json"
 	"net/http"
-	"os"
-	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Pages are the pages by path, as kubelet/server takes them.
@@ -69,12 +69,14 @@ func (c *Collector) resourcePage(w http.ResponseWriter, r *http.Request) {
 	t.describe("container_cpu_usage_seconds_total", counter, "[STABLE] Cumulative cpu time consumed by the container in core-seconds")
 	t.describe("container_memory_working_set_bytes", gauge, "[STABLE] Current working set of the container in bytes")
 	t.describe("container_start_time_seconds", gauge, "[STABLE] Start time of the container since unix epoch in seconds")
+	t.describe("container_swap_limit_bytes", gauge, "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems")
 	t.describe("container_swap_usage_bytes", gauge, "[ALPHA] Current amount of the container swap usage in bytes")
 	t.describe("node_cpu_usage_seconds_total", counter, "[STABLE] Cumulative cpu time consumed by the node in core-seconds")
 	t.describe("node_memory_working_set_bytes", gauge, "[STABLE] Current working set of the node in bytes")
 	t.describe("node_swap_usage_bytes", gauge, "[ALPHA] Current swap usage of the node in bytes")
 	t.describe("pod_cpu_usage_seconds_total", counter, "[STABLE] Cumulative cpu time consumed by the pod in core-seconds")
 	t.describe("pod_memory_working_set_bytes", gauge, "[STABLE] Current working set of the pod in bytes")
+	t.describe("pod_swap_usage_bytes", gauge, "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems")
 	t.describe("resource_scrape_error", gauge, "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise")
 	s, err := c.Summary(r.Context())
 	if err != nil {
@@ -89,17 +91,29 @@ func (c *Collector) resourcePage(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, p := range s.Pods {
 		use(t, "pod", p.CPU, p.Memory, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name)
+		if p.Swap != nil {
+			t.maybe("pod_swap_usage_bytes", p.Swap.SwapUsageBytes, 1, p.Swap.Time.Time, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name)
+		}
 		for _, ct := range p.Containers {
 			labels := []string{"container", ct.Name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name}
 			use(t, "container", ct.CPU, ct.Memory, labels...)
 			t.add("container_start_time_seconds", float64(ct.StartTime.UnixNano())*nano, time.Time{}, labels...)
-			if ct.Swap != nil {
-				t.maybe("container_swap_usage_bytes", ct.Swap.SwapUsageBytes, 1, ct.Swap.Time.Time, labels...)
-			}
+			swap(t, ct.Swap, labels)
 		}
 	}
 	w.Header().Set("Content-Type", contentType)
 	t.writeTo(w)
+}
+
+// swap tells how much swap a container uses, and may use.
+func swap(t *text, s *v1alpha1.SwapStats, labels []string) {
+	if s == nil {
+		return
+	}
+	t.maybe("container_swap_usage_bytes", s.SwapUsageBytes, 1, s.Time.Time, labels...)
+	if used, left := s.SwapUsageBytes, s.SwapAvailableBytes; used != nil && left != nil {
+		t.add("container_swap_limit_bytes", float64(*used)+float64(*left), s.Time.Time, labels...)
+	}
 }
 
 func use(t *text, what string, cpu *v1alpha1.CPUStats, memory *v1alpha1.MemoryStats, labels ...string) {
@@ -111,8 +125,18 @@ func use(t *text, what string, cpu *v1alpha1.CPUStats, memory *v1alpha1.MemorySt
 	}
 }
 
-// cadvisorPage has the names and labels that dashboards know from cAdvisor.
+// cadvisorPage has the names and labels that dashboards know from cAdvisor: as the runtime tells them (KEP-2371), and where it
+// does not, what can be made of its statistics.
 func (c *Collector) cadvisorPage(w http.ResponseWriter, r *http.Request) {
+	if t, err := c.fromRuntime(r.Context()); err == nil {
+		machine(t)
+		w.Header().Set("Content-Type", contentType)
+		t.writeTo(w)
+		return
+	} else if status.Code(err) != codes.Unimplemented {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
 	s, err := c.Summary(r.Context())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -135,13 +159,10 @@ func (c *Collector) cadvisorPage(w http.ResponseWriter, r *http.Request) {
 		{"container_spec_cpu_quota", gauge, "CPU quota of the container."},
 		{"container_spec_memory_limit_bytes", gauge, "Memory limit for the container."},
 		{"container_start_time_seconds", gauge, "Start time of the container since unix epoch in seconds."},
-		{"machine_cpu_cores", gauge, "Number of logical CPU cores."},
-		{"machine_memory_bytes", gauge, "Amount of memory installed on the machine."},
 	} {
 		t.describe(m.name, m.kind, m.help)
 	}
-	t.add("machine_cpu_cores", float64(runtime.NumCPU()), time.Time{})
-	t.add("machine_memory_bytes", float64(table(read("/proc/meminfo"))["MemTotal"]), time.Time{})
+	machine(t)
 	specs := c.specs()
 	for _, p := range s.Pods {
 		cadvisorPod(t, p, specs)
@@ -226,18 +247,14 @@ func cadvisorSpec(t *text, limits v1.ResourceList, labels []string) {
 	}
 }
 
-// kubeletPage is about the kubelet's process and how much it looks after.
+// kubeletPage is about how much the kubelet looks after.
 func (c *Collector) kubeletPage(w http.ResponseWriter, r *http.Request) {
 	t := newText()
-	t.describe("go_goroutines", gauge, "Number of goroutines that currently exist.")
 	t.describe("kubelet_node_name", gauge, "[ALPHA] The node's name. The count is always 1.")
 	t.describe("kubelet_running_containers", gauge, "[ALPHA] Number of containers currently running")
 	t.describe("kubelet_running_pods", gauge, "[ALPHA] Number of pods that have a running pod sandbox")
-	t.describe("process_cpu_seconds_total", counter, "Total user and system CPU time spent in seconds.")
-	t.describe("process_open_fds", gauge, "Number of open file descriptors.")
-	t.describe("process_resident_memory_bytes", gauge, "Resident memory size in bytes.")
-	t.describe("process_start_time_seconds", gauge, "Start time of the process since unix epoch in seconds.")
-	t.add("go_goroutines", float64(runtime.NumGoroutine()), time.Time{})
+	t.describe("kubelet_metrics_provider", gauge, "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'")
+	t.add("kubelet_metrics_provider", 1, time.Time{}, "provider", "cri")
 	t.add("kubelet_node_name", 1, time.Time{}, "node", c.cfg.NodeName)
 	states := map[string]int{"created": 0, "exited": 0, "running": 0}
 	running := 0
@@ -259,25 +276,6 @@ func (c *Collector) kubeletPage(w http.ResponseWriter, r *http.Request) {
 		t.add("kubelet_running_containers", float64(n), time.Time{}, "container_state", state)
 	}
 	c.claims(r.Context(), t)
-	process(t, c.started)
 	w.Header().Set("Content-Type", contentType)
 	t.writeTo(w)
-}
-
-func process(t *text, started time.Time) {
-	stat := read("/proc/self/stat")
-	if i := strings.LastIndexByte(stat, ')'); i >= 0 {
-		fields := strings.Fields(stat[i+1:])
-		if len(fields) > 21 {
-			user, _ := strconv.ParseFloat(fields[11], 64)
-			system, _ := strconv.ParseFloat(fields[12], 64)
-			pages, _ := strconv.ParseFloat(fields[21], 64)
-			t.add("process_cpu_seconds_total", (user+system)/100, time.Time{})
-			t.add("process_resident_memory_bytes", pages*float64(os.Getpagesize()), time.Time{})
-		}
-	}
-	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
-		t.add("process_open_fds", float64(len(fds)), time.Time{})
-	}
-	t.add("process_start_time_seconds", float64(started.Unix()), time.Time{})
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +24,7 @@ type cri struct {
 	runtimeapi.RuntimeServiceClient
 	runtimeapi.ImageServiceClient
 	fail bool
+	prom bool
 }
 
 func u(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
@@ -46,6 +49,42 @@ func (c *cri) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandboxSta
 		}}
 	}
 	return &runtimeapi.ListPodSandboxStatsResponse{Stats: []*runtimeapi.PodSandboxStats{box("former"), box("s1")}}, nil
+}
+
+// The fake has metrics of its own only when prom says so, as older runtimes have none.
+func (c *cri) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest, ...grpc.CallOption) (*runtimeapi.ListMetricDescriptorsResponse, error) {
+	if !c.prom {
+		return nil, status.Error(codes.Unimplemented, "not here")
+	}
+	return &runtimeapi.ListMetricDescriptorsResponse{Descriptors: []*runtimeapi.MetricDescriptor{
+		{Name: "container_oom_events_total", Help: "Out of memory.", LabelKeys: []string{"pod", "container"}}, {Name: "container_threads", Help: "Threads.", LabelKeys: []string{"pod"}}}}, nil
+}
+
+func (c *cri) ListPodSandboxMetrics(context.Context, *runtimeapi.ListPodSandboxMetricsRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
+	metric := func(name string, kind runtimeapi.MetricType, value uint64, labels ...string) *runtimeapi.Metric {
+		return &runtimeapi.Metric{Name: name, MetricType: kind, LabelValues: labels, Value: u(value)}
+	}
+	return &runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: []*runtimeapi.PodSandboxMetrics{{
+		Metrics: []*runtimeapi.Metric{metric("container_threads", runtimeapi.MetricType_GAUGE, 4, "web"), metric("undescribed", runtimeapi.MetricType_GAUGE, 4)},
+		ContainerMetrics: []*runtimeapi.ContainerMetrics{{Metrics: []*runtimeapi.Metric{
+			metric("container_oom_events_total", runtimeapi.MetricType_COUNTER, 2, "web", "app"), metric("container_oom_events_total", runtimeapi.MetricType_COUNTER, 3, "too few")}}},
+	}}}, nil
+}
+
+// TestRuntimeMetrics: what the runtime itself has for dashboards is shown as it is, if it can be.
+func TestRuntimeMetrics(t *testing.T) {
+	c, rt := newTest(t)
+	rt.prom = true
+	_, body := page(t, c, "/metrics/cadvisor")
+	for _, want := range []string{"# HELP container_oom_events_total Out of memory.\n# TYPE container_oom_events_total counter\ncontainer_oom_events_total{pod=\"web\",container=\"app\"} 2\n",
+		"# TYPE container_threads gauge\ncontainer_threads{pod=\"web\"} 4\n", "machine_cpu_cores{boot_id="} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %q in\n%s", want, body)
+		}
+	}
+	if strings.Contains(body, "undescribed") || strings.Contains(body, "too few") || strings.Contains(body, "container_memory_working_set_bytes") {
+		t.Errorf("more than there is:\n%s", body)
+	}
 }
 
 func (c *cri) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
@@ -122,9 +161,9 @@ func TestMetrics(t *testing.T) {
 		"/metrics/cadvisor": {
 			`container_cpu_usage_seconds_total{cpu="total",container="app",id="/kubepods/podu1/app",image="im\"age",name="app",namespace="ns",pod="web"} 1.5 1000000`,
 			`container_network_receive_bytes_total{container="",id="/kubepods/podu1",image="",interface="eth0",name="",namespace="ns",pod="web"} 7`,
-			`container_spec_cpu_quota{container="app",`, `container_spec_memory_limit_bytes{`, "machine_cpu_cores "},
+			`container_spec_cpu_quota{container="app",`, `container_spec_memory_limit_bytes{`, "machine_cpu_cores{boot_id="},
 		"/metrics": {`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 1\n", `kubelet_running_containers{container_state="running"} 1`,
-			"process_resident_memory_bytes ", `kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="cargo"} 7`},
+			`kubelet_metrics_provider{provider="cri"} 1`, `kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="cargo"} 7`},
 		"/stats/summary": {`"name": "data"`, `"usedBytes": 7`},
 	} {
 		_, body := page(t, c, path)

@@ -32,7 +32,9 @@ type Config struct {
 	// Target gives the pod in the API that shows p's status: p itself, or the mirror of a static pod; nil when there is
 	// none (yet).
 	Target func(p *v1.Pod) *v1.Pod
-	Log    *slog.Logger
+	// Wrote is told how long a status took from the change to the API. Optional.
+	Wrote func(took time.Duration)
+	Log   *slog.Logger
 }
 
 // Writer writes statuses. Its methods are safe for concurrent use.
@@ -50,6 +52,7 @@ type Writer struct {
 type entry struct {
 	pod     *v1.Pod
 	next    *v1.PodStatus // waits to be written
+	since   time.Time     // of the first change that has not been written
 	writing bool
 	wrote   *v1.Pod // as the API answered last
 	idle    chan struct{}
@@ -85,6 +88,9 @@ func (w *Writer) Set(p *v1.Pod, st v1.PodStatus) {
 		w.pods[p.UID] = e
 	}
 	e.pod, e.next = p, &st
+	if e.since.IsZero() {
+		e.since = time.Now()
+	}
 	if e.writing {
 		return
 	}
@@ -129,8 +135,8 @@ func (w *Writer) write(ctx context.Context, e *entry) {
 	pause := firstPause
 	for {
 		w.mu.Lock()
-		p, st := e.pod, e.next
-		e.next = nil
+		p, st, since := e.pod, e.next, e.since
+		e.next, e.since = nil, time.Time{}
 		if st == nil || ctx.Err() != nil {
 			e.writing = false
 			close(e.idle)
@@ -138,8 +144,11 @@ func (w *Writer) write(ctx context.Context, e *entry) {
 			return
 		}
 		w.mu.Unlock()
-		err := w.once(ctx, e, p, st)
+		wrote, err := w.once(ctx, e, p, st)
 		if err == nil {
+			if wrote && w.cfg.Wrote != nil {
+				w.cfg.Wrote(time.Since(since))
+			}
 			pause = firstPause
 			continue
 		}
@@ -148,6 +157,7 @@ func (w *Writer) write(ctx context.Context, e *entry) {
 		if e.next == nil {
 			e.next = st
 		}
+		e.since = since
 		w.mu.Unlock()
 		select {
 		case <-time.After(pause):
@@ -157,26 +167,26 @@ func (w *Writer) write(ctx context.Context, e *entry) {
 	}
 }
 
-// once writes one status. That the pod is gone, or that it has no object in the API, is no error.
-func (w *Writer) once(ctx context.Context, e *entry, p *v1.Pod, st *v1.PodStatus) error {
+// once writes one status, if it is news. That the pod is gone, or that it has no object in the API, is no error.
+func (w *Writer) once(ctx context.Context, e *entry, p *v1.Pod, st *v1.PodStatus) (wrote bool, err error) {
 	target := w.cfg.Target(p)
 	if target == nil {
-		return nil
+		return false, nil
 	}
 	base := newest(target, e.wrote)
 	patch, err := Patch(base, st)
 	if err != nil || patch == nil {
-		return err
+		return false, err
 	}
 	got, err := w.cfg.Client.CoreV1().Pods(target.Namespace).Patch(ctx, target.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // gone, or another pod has the name: the source will tell
+		return false, nil // gone, or another pod has the name: the source will tell
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	e.wrote = got
-	return nil
+	return true, nil
 }
 
 // newest is the newer of what the source has seen and what the API answered to the last write.

@@ -15,6 +15,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/metrics"
 )
 
 // refreshTime bounds one look at the live volumes of a pod, parallelLooks how many pods are looked at at once.
@@ -35,6 +37,8 @@ type Config struct {
 	Period time.Duration
 	// UsageAge is how old an answer of Usage may be; 0 means 60 s, upstream's volumeStatsAggPeriod.
 	UsageAge time.Duration
+	// Metrics count the work on volumes. May be nil.
+	Metrics *metrics.Volumes
 	// Log receives failures of refreshes. May be nil.
 	Log *slog.Logger
 }
@@ -78,6 +82,9 @@ func New(cfg Config) (*Manager, error) {
 	}
 	if cfg.UsageAge == 0 {
 		cfg.UsageAge = time.Minute
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.NewKubelet().Volumes
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -247,8 +254,10 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 		return err
 	}
 	defer m.release(state)
+	began := time.Now()
 	m.mu.Lock()
 	state.pod = nil
+	gone := slices.Collect(maps.Values(state.placed))
 	m.mu.Unlock()
 	for _, k := range m.cfg.Kinds {
 		if r, ok := k.(Releaser); ok {
@@ -269,6 +278,9 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	delete(m.pods, uid)
 	delete(m.dirty, uid)
 	m.mu.Unlock()
+	for _, p := range gone {
+		m.cfg.Metrics.Operated("volume_unmount", Plugin(p.kind), time.Since(began), nil)
+	}
 	return nil
 }
 
@@ -282,11 +294,19 @@ func (m *Manager) Retain(ctx context.Context, live []types.UID) error {
 		return fmt.Errorf("look for the volumes of former pods: %w", err)
 	}
 	var failed []error
+	cleaned := 0
 	for _, e := range entries {
-		if uid := types.UID(e.Name()); !slices.Contains(live, uid) {
-			failed = append(failed, m.Teardown(ctx, uid))
+		uid := types.UID(e.Name())
+		if slices.Contains(live, uid) {
+			continue
+		}
+		if err := m.Teardown(ctx, uid); err != nil {
+			failed = append(failed, err)
+		} else {
+			cleaned++
 		}
 	}
+	m.cfg.Metrics.Swept(cleaned, len(failed))
 	return errors.Join(failed...)
 }
 

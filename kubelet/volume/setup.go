@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -134,7 +135,14 @@ func (s *setup) one(ctx context.Context, kind Kind, req Request, refresh bool) {
 		return
 	}
 	req.Dir = s.Dir(s.pod.UID, kind.Name(), req.Name())
+	s.mu.Lock()
+	_, again := s.state.placed[req.Volume.Name]
+	s.mu.Unlock()
+	began := time.Now()
 	place, err := kind.Setup(ctx, req)
+	if !again {
+		s.cfg.Metrics.Operated("volume_mount", Plugin(kind), time.Since(began), err)
+	}
 	var named *SetupError
 	switch {
 	case err != nil && errors.As(err, &named):

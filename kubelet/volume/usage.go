@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -29,6 +30,55 @@ type placed struct {
 	kind Kind
 	req  Request
 	at   Place
+}
+
+// Plugin is how upstream calls the kind: kubernetes.io/empty-dir.
+func Plugin(k Kind) string { return "kubernetes.io/" + k.Name() }
+
+// Placed counts, by plugin, the volumes that are set up.
+func (m *Manager) Placed() map[string]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sums := map[string]int{}
+	for _, s := range m.pods {
+		for _, p := range s.placed {
+			sums[Plugin(p.kind)]++
+		}
+	}
+	return sums
+}
+
+// Wanted counts, by plugin, the volumes that the pods want. Persistent ones count as what they were found to be, and as CSI
+// until they are found.
+func (m *Manager) Wanted(pods []*v1.Pod) map[string]int {
+	sums := map[string]int{}
+	for _, p := range pods {
+		for i := range p.Spec.Volumes {
+			if name := m.plugin(p.UID, &p.Spec.Volumes[i]); name != "" {
+				sums[name]++
+			}
+		}
+	}
+	return sums
+}
+
+func (m *Manager) plugin(uid types.UID, vol *v1.Volume) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.pods[uid]; s != nil {
+		if p, ok := s.placed[vol.Name]; ok {
+			return Plugin(p.kind)
+		}
+	}
+	for _, k := range m.cfg.Kinds {
+		if k.Handles(&vol.VolumeSource) {
+			return Plugin(k)
+		}
+	}
+	if vol.PersistentVolumeClaim != nil || vol.Ephemeral != nil {
+		return "kubernetes.io/csi"
+	}
+	return "" // the runtime's
 }
 
 // usage keeps what was measured of a pod's volumes for as long as Config.UsageAge says: asking drivers and counting files is

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
 )
@@ -31,6 +33,8 @@ type Pool struct {
 
 // NewPool makes an empty pool.
 func NewPool(cfg Config) *Pool {
+	all := metrics.NewKubelet()
+	cfg.Metrics, cfg.Resizes = cmp.Or(cfg.Metrics, all.Pods), cmp.Or(cfg.Resizes, all.Resizes)
 	return &Pool{cfg: cfg, workers: map[types.UID]*worker{}, waiting: map[string]*v1.Pod{}}
 }
 
@@ -70,7 +74,7 @@ func (pl *Pool) launch(uid types.UID, w *worker) {
 func (pl *Pool) gone(uid types.UID, w *worker) {
 	pl.cfg.Probes.Sync(w.pod, nil)
 	pl.cfg.Statuses.Forget(uid)
-	defer pl.retryResizes()
+	defer pl.retryResizes(triggerRemoved)
 	pl.turn.Lock()
 	defer pl.turn.Unlock()
 	pl.mu.Lock()
@@ -79,6 +83,9 @@ func (pl *Pool) gone(uid types.UID, w *worker) {
 	name := w.pod.Namespace + "/" + w.pod.Name
 	if next := pl.waiting[name]; next != nil {
 		delete(pl.waiting, name)
+		if next.UID == uid {
+			pl.cfg.Metrics.Restarted(true)
+		}
 		pl.add(next, true)
 	}
 }
@@ -101,10 +108,11 @@ func (pl *Pool) Update(p *v1.Pod, static bool) {
 	w.mu.Lock()
 	revived := static && w.removed
 	if !revived {
+		pl.cfg.Resizes.Requested(w.pod, p)
 		w.pod = p
 	}
 	w.mu.Unlock()
-	pl.regrant(w)
+	pl.regrant(w, triggerUpdated)
 	if revived { // its file went away and came back: the same pod has to end before it can begin again
 		pl.waiting[p.Namespace+"/"+p.Name] = p
 		return
@@ -135,12 +143,13 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 		end := pl.cfg.Admit(p, static, active)
 		pl.mu.Lock()
 		if w.end = end; end != nil {
+			pl.cfg.Metrics.Rejected(end.Reason)
 			pl.cfg.Events.Warning(p, "", end.Reason, "%s", strings.TrimPrefix(end.Message, "Pod was rejected: "))
 		}
 	}
 	pl.workers[p.UID] = w
-	w.freed = pl.retryResizes
-	pl.regrant(w)
+	w.freed = func() { pl.retryResizes(triggerTerminated) }
+	pl.regrant(w, triggerAdded)
 	if pl.cfg.Register != nil && w.end == nil {
 		pl.cfg.Register(p)
 	}
@@ -203,6 +212,7 @@ func (pl *Pool) Orphan(p *v1.Pod) {
 	if pl.workers[p.UID] != nil {
 		return
 	}
+	pl.cfg.Metrics.Orphaned()
 	w := newWorker(&pl.cfg, p, false)
 	w.remove()
 	pl.workers[p.UID] = w

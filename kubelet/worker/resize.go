@@ -24,8 +24,9 @@ type resizing struct {
 	recalled map[string]string
 	// unsaved tells that granted or actual have changed since they were kept.
 	unsaved bool
-	// pending is why what is desired is not granted.
-	pending *report.Resize
+	// pending is why what is desired is not granted, deferred since when that is because it has to wait.
+	pending  *report.Resize
+	deferred time.Time
 	// progress is set from a grant until all containers have what was granted. Its reason tells what went wrong.
 	progress *report.Resize
 }
@@ -166,10 +167,12 @@ func (w resizer) carryOut(ctx context.Context, p *v1.Pod, list []pod.Resize) {
 	if len(list) == 0 {
 		return
 	}
+	began := time.Now()
 	done, err := 0, w.roomy(ctx, p, list)
 	if err == nil {
 		done, err = w.change(ctx, p, list)
 	}
+	w.cfg.Resizes.Done(time.Since(began), err)
 	w.mu.Lock()
 	for _, r := range list[:done] {
 		w.got(r.Name, r.To)
@@ -276,8 +279,8 @@ func (w resizer) roomy(ctx context.Context, p *v1.Pod, list []pod.Resize) error 
 }
 
 // regrant looks whether the pod desires other resources than it was granted, and grants them if they fit. The pool's
-// mutex is held, so that no two pods are granted the same.
-func (pl *Pool) regrant(w *worker) {
+// mutex is held, so that no two pods are granted the same. trigger is why it is looked.
+func (pl *Pool) regrant(w *worker, trigger string) {
 	w.mu.Lock()
 	p, granted := w.pod, w.resize.granted
 	closed := w.end != nil || terminal(w.status.Phase)
@@ -285,6 +288,7 @@ func (pl *Pool) regrant(w *worker) {
 	if closed || resize.Same(resize.Of(p), granted) {
 		w.mu.Lock()
 		w.resize.pending = nil
+		resizer{w}.resolved(map[bool]string{true: "terminated", false: "reverted"}[closed])
 		w.mu.Unlock()
 		return
 	}
@@ -292,13 +296,35 @@ func (pl *Pool) regrant(w *worker) {
 	if pl.cfg.Resize != nil {
 		refusal = pl.cfg.Resize(p, granted, pl.active())
 	}
-	resizer{w}.answer(p, refusal)
+	resizer{w}.answer(p, refusal, trigger)
+}
+
+// What makes the pool look at resizes, as upstream's metrics name it.
+const (
+	triggerUpdated    = "pod_updated"
+	triggerAdded      = "pods_added"
+	triggerRemoved    = "pods_removed"
+	triggerTerminated = "pod_terminated"
+)
+
+// resolved counts what became of a resize that was deferred. The worker's mutex is held.
+func (w resizer) resolved(how string) (was bool) {
+	since := w.resize.deferred
+	if since.IsZero() {
+		return false
+	}
+	w.cfg.Resizes.Resolved(w.pod, how, time.Since(since))
+	w.resize.deferred = time.Time{}
+	return true
 }
 
 // answer takes in what was decided.
-func (w resizer) answer(p *v1.Pod, refusal *resize.Refusal) {
+func (w resizer) answer(p *v1.Pod, refusal *resize.Refusal, trigger string) {
 	w.mu.Lock()
 	if refusal == nil {
+		if w.resolved("accepted") {
+			w.cfg.Resizes.Granted(trigger)
+		}
 		w.resize.granted, w.resize.pending, w.resize.unsaved = resize.Of(p), nil, true
 		w.resize.progress = &report.Resize{Generation: p.Generation}
 		w.mu.Unlock()
@@ -309,9 +335,15 @@ func (w resizer) answer(p *v1.Pod, refusal *resize.Refusal) {
 	now := report.Resize{Reason: refusal.Reason, Message: refusal.Message, Generation: p.Generation}
 	told := w.resize.pending != nil && *w.resize.pending == now
 	w.resize.pending = &now
+	if now.Reason == v1.PodReasonDeferred && w.resize.deferred.IsZero() {
+		w.resize.deferred = time.Now()
+	}
 	w.mu.Unlock()
 	if told {
 		return
+	}
+	if refusal.Reason == v1.PodReasonInfeasible {
+		w.cfg.Resizes.Infeasible(refusal.Detail)
 	}
 	w.cfg.Events.Warning(p, "", "Resize"+now.Reason, "Pod resize %s: %s", now.Reason, resize.Summary(p, now.Generation, now.Message))
 	w.poke()
@@ -319,7 +351,7 @@ func (w resizer) answer(p *v1.Pod, refusal *resize.Refusal) {
 
 // retryResizes looks again at the resizes that wait, after something has been freed: those of higher priority first,
 // then those of better quality of service, then the older ones.
-func (pl *Pool) retryResizes() {
+func (pl *Pool) retryResizes(trigger string) {
 	pl.turn.Lock()
 	defer pl.turn.Unlock()
 	pl.mu.Lock()
@@ -334,7 +366,7 @@ func (pl *Pool) retryResizes() {
 	}
 	slices.SortFunc(waiting, func(a, b *worker) int { return before(a.pod, b.pod) })
 	for _, w := range waiting {
-		pl.regrant(w)
+		pl.regrant(w, trigger)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/report"
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
@@ -130,10 +131,9 @@ type Config struct {
 	Resize func(p *v1.Pod, granted resize.Allocation, others []*v1.Pod) *resize.Refusal
 	// Records keep what pods were granted and have got. Nil keeps nothing: then the API's status tells.
 	Records Records
-	// Passed is told how long a look at a pod took: create, sync or terminated. Started is told how long a pod took to run.
-	// Both are optional and must not block.
-	Passed  func(operation string, took time.Duration)
-	Started func(took time.Duration)
+	// Metrics and Resizes count what becomes of pods and of their resizes. Optional.
+	Metrics *metrics.Pods
+	Resizes *metrics.Resizes
 	// Health tells how the devices are that the pod's containers have, by container name. Optional.
 	Health func(p *v1.Pod) map[string][]v1.ResourceStatus
 	// HostIPs of the node.
@@ -254,6 +254,9 @@ const afterError = time.Second
 func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	began, operation := time.Now(), "sync"
 	d, o := w.snapshot()
+	if w.first {
+		w.cfg.Metrics.Began(d.Pod, began.Sub(w.seen))
+	}
 	sandboxes, containers, err := w.cfg.Runtime.Observe(ctx, d.Pod.UID)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -277,9 +280,7 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	case acts.Done:
 		operation = "terminated"
 	}
-	if w.cfg.Passed != nil {
-		w.cfg.Passed(operation, time.Since(began))
-	}
+	w.cfg.Metrics.Pass(operation, time.Since(began))
 	w.first = false
 	if !acts.Done {
 		return acts.Again, false
@@ -365,11 +366,12 @@ func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	w.mu.Lock()
 	over := terminal(st.Phase) && !terminal(w.status.Phase)
 	begins := st.Phase == v1.PodRunning && w.status.Phase != v1.PodRunning
+	w.cfg.Metrics.Changed(&w.status, &st)
 	w.status = st
 	removed := w.removed
 	w.mu.Unlock()
-	if begins && w.cfg.Started != nil {
-		w.cfg.Started(time.Since(w.seen))
+	if begins {
+		w.cfg.Metrics.Running(d.Pod, &st, time.Since(w.seen))
 	}
 	if over && w.freed != nil {
 		w.freed()

@@ -86,6 +86,12 @@ func upstreamKubelet(t *testing.T, h *harness.Host, r runtime) *node {
 	write(t, h, "/etc/kubernetes/kubelet.yaml", fmt.Sprintf(kubeletConfig, r.socket, h.CgroupRoot))
 	write(t, h, "/etc/kubernetes/manifests/.keep", "")
 	harness.Daemon(h, "kubelet", binary, "--config=/etc/kubernetes/kubelet.yaml", "--hostname-override="+h.Name, "--node-ip="+h.IP)
+	return newNode(t, h)
+}
+
+// newNode waits for the kubelet of a host.
+func newNode(t *testing.T, h *harness.Host) *node {
+	t.Helper()
 	n := &node{T: t, h: h}
 	n.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: harness.Dial(h), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // the kubelet signs its own
 	harness.Eventually(t, 2*time.Minute, "the kubelet is healthy", func() (bool, string) {

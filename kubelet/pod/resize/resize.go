@@ -18,6 +18,7 @@ package resize
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -138,6 +139,8 @@ func inProgress(p *v1.Pod) bool {
 type Refusal struct {
 	// Reason is v1.PodReasonDeferred or v1.PodReasonInfeasible.
 	Reason, Message string
+	// Detail is upstream's word for the reason in metrics, when the resize is infeasible.
+	Detail string
 }
 
 // Node is what a resize has to fit.
@@ -171,7 +174,7 @@ func Decide(p *v1.Pod, granted Allocation, others []*v1.Pod, n Node) *Refusal {
 		sum := used.DeepCopy()
 		sum.Add(want)
 		if sum.Cmp(most) > 0 {
-			return &Refusal{v1.PodReasonDeferred, fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+			return &Refusal{Reason: v1.PodReasonDeferred, Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
 				name, amount(name, want), amount(name, used), amount(name, most))}
 		}
 	}
@@ -193,7 +196,8 @@ func exclusive(p *v1.Pod, granted Allocation, n Node) *Refusal {
 			w, h := want.Requests[m.name], granted[name].Requests[m.name]
 			if w.Cmp(h) != 0 {
 				return &Refusal{v1.PodReasonInfeasible,
-					fmt.Sprintf("Resize is infeasible for Guaranteed Pods alongside %s Manager policy %q", m.kind, m.policy)}
+					fmt.Sprintf("Resize is infeasible for Guaranteed Pods alongside %s Manager policy %q", m.kind, m.policy),
+					fmt.Sprintf("guaranteed_pod_%s_manager_%s_policy", strings.ToLower(m.kind), strings.ToLower(m.policy))}
 			}
 		}
 	}

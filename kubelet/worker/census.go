@@ -1,0 +1,49 @@
+package worker
+
+import (
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-node/skiff/kubelet/metrics"
+)
+
+// Census tells of each pod how far it is in its life, for metrics.
+func (pl *Pool) Census() []metrics.Count {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	list := make([]metrics.Count, 0, len(pl.workers))
+	for _, w := range pl.workers {
+		w.mu.Lock()
+		over := terminal(w.status.Phase)
+		c := metrics.Count{Static: w.static, Lifecycle: "sync", Config: "desired", Ephemeral: len(w.pod.Spec.EphemeralContainers),
+			Active: !over && (w.end == nil || !w.end.Rejected)}
+		switch {
+		case over:
+			c.Lifecycle = "terminated"
+		case w.end != nil:
+			c.Lifecycle = "terminating"
+		}
+		if w.removed {
+			c.Config = "orphan"
+		}
+		w.mu.Unlock()
+		list = append(list, c)
+	}
+	return list
+}
+
+// ResizeCensus tells where the resizes of the pods stand, for metrics.
+func (pl *Pool) ResizeCensus() []metrics.Standing {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	var list []metrics.Standing
+	for _, w := range pl.workers {
+		w.mu.Lock()
+		s := metrics.Standing{Pod: w.pod, InProgress: w.resize.progress != nil}
+		if p := w.resize.pending; p != nil {
+			s.Pending = map[bool]string{true: "deferred", false: "infeasible"}[p.Reason == v1.PodReasonDeferred]
+		}
+		w.mu.Unlock()
+		list = append(list, s)
+	}
+	return list
+}
