@@ -126,7 +126,7 @@ func (k *Kubelet) newRuntime() error {
 	if k.spec.UserNamespace, err = userNamespaces(k); err != nil {
 		return err
 	}
-	plugins, err := credentials.Load(k.cfg.CredentialProviderConfig, k.cfg.CredentialProviderDir, k.log)
+	plugins, err := credentials.Load(credentials.Config{File: k.cfg.CredentialProviderConfig, Dir: k.cfg.CredentialProviderDir, Accounts: accountsOf(k.client, k.volumes.tokens), Log: k.log})
 	if err != nil {
 		return err
 	}

@@ -24,11 +24,13 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/assign"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/dra"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/source"
+	"github.com/skiff-node/skiff/kubelet/volume/token"
 )
 
 // machine is what the kubelet has to know of the machine before anything runs.
@@ -77,6 +79,24 @@ func (noObjects) Token(context.Context, *v1.Pod, *v1.ServiceAccountTokenProjecti
 
 func (noObjects) Forget(string) {}
 
+// serviceAccounts tells credential provider plugins of pods' service accounts.
+type serviceAccounts struct {
+	*token.Source
+	client kubernetes.Interface
+}
+
+func (a serviceAccounts) ServiceAccount(ctx context.Context, namespace, name string) (*v1.ServiceAccount, error) {
+	return a.client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// accountsOf is nil without an API server.
+func accountsOf(client kubernetes.Interface, tokens *token.Source) credentials.Accounts {
+	if client == nil {
+		return nil
+	}
+	return serviceAccounts{tokens, client}
+}
+
 // reader reads ConfigMaps and Secrets.
 func (k *Kubelet) reader() spec.Objects {
 	if k.objects == nil {
@@ -89,6 +109,7 @@ func (k *Kubelet) newObjects() error {
 	if k.client == nil {
 		return nil
 	}
+	k.volumes.tokens = token.New(token.Config{Client: k.client, Log: k.log})
 	var err error
 	k.objects, err = objects.New(objects.Config{Client: k.client, Log: k.log, Changed: func(uids []types.UID) {
 		for _, uid := range uids {

@@ -31,6 +31,7 @@ type storage struct {
 	drivers *csi.Drivers
 	bundles *trust.Source
 	certs   *podcert.Source
+	tokens  *token.Source // of pods' service accounts
 }
 
 func (k *Kubelet) newVolumes() error {
@@ -38,9 +39,8 @@ func (k *Kubelet) newVolumes() error {
 	vc := volume.Config{Root: k.cfg.RootDir, Period: k.cfg.Configuration.SyncFrequency.Duration,
 		Metrics: k.metrics.Volumes, UsageAge: k.cfg.Configuration.VolumeStatsAggPeriod.Duration, Log: k.log}
 	if k.client != nil {
-		tokens := token.New(token.Config{Client: k.client, Log: k.log})
-		cfg.Projected.Tokens = tokens
-		if err := k.volumes.newCSI(k, tokens); err != nil {
+		cfg.Projected.Tokens = k.volumes.tokens
+		if err := k.volumes.newCSI(k, k.volumes.tokens); err != nil {
 			return err
 		}
 		if err := k.volumes.newCertificates(k, &cfg.Projected); err != nil {

@@ -1,6 +1,7 @@
 // Package credentials asks plugins for the credentials of image registries (KEP-2133). A plugin is a program that reads a
 // request (which image?) from its standard input and writes an answer (which logins, good for how long?) to its standard
-// output. Configuration and protocol are upstream's, so the clouds' plugins work.
+// output. Configuration and protocol are upstream's, so the clouds' plugins work. A plugin may want to know for whom the image
+// is: it then gets a token of the pod's service account (KEP-4412).
 package credentials
 
 import (
@@ -10,18 +11,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
 	kubeletconfig "k8s.io/kubelet/config/v1"
 	credentialprovider "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
-	"sigs.k8s.io/yaml"
 
 	"golang.org/x/sync/singleflight"
 )
@@ -31,86 +32,76 @@ type Login struct{ Username, Password string }
 
 // Plugins are the configured ones. The zero value, and nil, have none.
 type Plugins struct {
-	list []*plugin
-	log  *slog.Logger
+	list     []*plugin
+	accounts Accounts
+	log      *slog.Logger
 }
 
 // timeout bounds one run of a plugin.
 const timeout = time.Minute
 
-// Load reads a CredentialProviderConfig; the plugins are programs in dir. With an empty file there are none.
-func Load(file, dir string, log *slog.Logger) (*Plugins, error) {
-	if file == "" {
-		return nil, nil
-	}
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read credential provider configuration: %w", err)
-	}
-	var c kubeletconfig.CredentialProviderConfig
-	if err := yaml.UnmarshalStrict(raw, &c); err != nil {
-		return nil, fmt.Errorf("credential provider configuration %s: %w", file, err)
-	}
-	if want := kubeletconfig.SchemeGroupVersion.String(); c.Kind != "CredentialProviderConfig" || c.APIVersion != want {
-		return nil, fmt.Errorf("credential provider configuration %s: apiVersion %q, kind %q: want %q, CredentialProviderConfig", file, c.APIVersion, c.Kind, want)
-	}
-	p := &Plugins{log: log}
-	seen := map[string]bool{}
-	for i := range c.Providers {
-		one := &c.Providers[i]
-		if err := check(one, dir, seen[one.Name]); err != nil {
-			return nil, fmt.Errorf("credential provider configuration %s: providers[%d]: %w", file, i, err)
-		}
-		seen[one.Name] = true
-		p.list = append(p.list, &plugin{conf: *one, path: filepath.Join(dir, one.Name), cache: map[string]entry{}})
-	}
-	return p, nil
+// Config is what Load needs.
+type Config struct {
+	// File is a CredentialProviderConfig, or a directory of such files; empty for no plugins. The plugins are programs in Dir.
+	File, Dir string
+	// Accounts tells of service accounts, for plugins with tokenAttributes. Nil where there is no API server: such plugins are
+	// then asked without a token, or not at all.
+	Accounts Accounts
+	// Log is told what plugins do wrong.
+	Log *slog.Logger
 }
 
-func check(c *kubeletconfig.CredentialProvider, dir string, twice bool) error {
-	var errs []error
-	fail := func(bad bool, format string, args ...any) {
-		if bad {
-			errs = append(errs, fmt.Errorf(format, args...))
-		}
-	}
-	fail(c.Name == "" || c.Name != filepath.Base(c.Name) || c.Name == "." || c.Name == "..", "name: %q is no name of a file", c.Name)
-	fail(twice, "name: %q is used twice", c.Name)
-	fail(len(c.MatchImages) == 0, "matchImages: at least one is required")
-	fail(c.DefaultCacheDuration == nil || c.DefaultCacheDuration.Duration < 0, "defaultCacheDuration: required, not negative")
-	fail(c.APIVersion != credentialprovider.SchemeGroupVersion.String(), "apiVersion: %q: want %q", c.APIVersion, credentialprovider.SchemeGroupVersion)
-	fail(c.TokenAttributes != nil, "tokenAttributes: not supported by this kubelet: leave it out")
-	if len(errs) == 0 {
-		info, err := os.Stat(filepath.Join(dir, c.Name))
-		fail(err != nil || info.IsDir() || info.Mode()&0o111 == 0, "name: there is no program %s", filepath.Join(dir, c.Name))
-	}
-	return errors.Join(errs...)
+// Answer is what one plugin knows for an image: logins, by the pattern of images that they are good for.
+type Answer struct {
+	Logins map[string]Login
+	// Account is the service account for which the plugin was asked; nil when it was asked for none in particular.
+	Account *Account
 }
 
-// For gives what the plugins know for an image, by the pattern of images that it is good for. A plugin that fails is
-// reported and left out: the pull may work without.
-func (p *Plugins) For(ctx context.Context, image string) map[string]Login {
-	all := map[string]Login{}
+// For gives what the plugins know for an image of the pod. A plugin that fails is reported and left out: the pull may work
+// without.
+func (p *Plugins) For(ctx context.Context, image string, pod *v1.Pod) []Answer {
 	if p == nil {
-		return all
+		return nil
 	}
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
-		return all
+		return nil
 	}
+	var all []Answer
 	for _, one := range p.list {
 		if !one.matches(named.Name()) {
 			continue
 		}
-		logins, err := one.ask(ctx, image, named.Name())
-		if err != nil {
-			p.log.Warn("credential provider plugin failed", "plugin", one.conf.Name, "image", image, "err", err)
+		q, err := one.question(ctx, p.accounts, pod)
+		if err == nil && q == nil {
+			continue
 		}
-		for key, l := range logins {
-			all[key] = l
+		var logins map[string]Login
+		if err == nil {
+			q.image, q.repository = image, named.Name()
+			logins, err = one.ask(ctx, *q)
+		}
+		if err != nil {
+			p.log.Warn("credential provider plugin failed", "plugin", one.conf.Name, "image", image, "pod", pod.Namespace+"/"+pod.Name,
+				"serviceAccount", pod.Spec.ServiceAccountName, "err", err)
+		}
+		if len(logins) > 0 {
+			all = append(all, Answer{logins, q.account})
 		}
 	}
 	return all
+}
+
+// question is what a plugin is asked.
+type question struct {
+	image, repository string
+	// account and its token, and the annotations that the plugin wants; nil and empty when it is asked for no account.
+	account     *Account
+	token       string
+	annotations map[string]string
+	// scope is what answers are kept apart by, beside the image: whose answers they are.
+	scope string
 }
 
 // plugin is one program, with what it said.
@@ -137,60 +128,72 @@ func (p *plugin) matches(repository string) bool {
 	return false
 }
 
-// keys of the cache under which an answer for the image may be, the narrowest first.
-func keys(repository string) []string {
-	host, _, _ := strings.Cut(repository, "/")
-	return []string{"image:" + repository, "registry:" + host, "global"}
+// keys of the cache under which an answer may be, the narrowest first.
+func (q question) keys() []string {
+	host, _, _ := strings.Cut(q.repository, "/")
+	return []string{q.scope + "image:" + q.repository, q.scope + "registry:" + host, q.scope + "global"}
 }
 
+// flight is what requests that may share one run of the plugin have in common.
+func (q question) flight() string { return q.repository + "\x00" + q.scope + "\x00" + hash(q.token) }
+
 // ask gives the remembered answer, or runs the plugin. Requests for the same image wait for one run.
-func (p *plugin) ask(ctx context.Context, image, repository string) (map[string]Login, error) {
+func (p *plugin) ask(ctx context.Context, q question) (map[string]Login, error) {
 	p.mu.Lock()
-	for _, key := range keys(repository) {
+	for _, key := range q.keys() {
 		if e, ok := p.cache[key]; ok && time.Now().Before(e.until) {
 			p.mu.Unlock()
 			return e.logins, nil
 		}
 	}
 	p.mu.Unlock()
-	got, err, _ := p.calls.Do(repository, func() (any, error) { return p.run(context.WithoutCancel(ctx), image, repository) })
+	got, err, _ := p.calls.Do(q.flight(), func() (any, error) { return p.run(context.WithoutCancel(ctx), q) })
 	logins, _ := got.(map[string]Login)
 	return logins, err
 }
 
-func (p *plugin) run(ctx context.Context, image, repository string) (map[string]Login, error) {
-	answer, err := p.exec(ctx, image)
+func (p *plugin) run(ctx context.Context, q question) (map[string]Login, error) {
+	answer, err := p.exec(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	logins := map[string]Login{}
 	for key, a := range answer.Auth {
+		if q.token != "" && a.Password == q.token && p.conf.TokenAttributes.CacheType != kubeletconfig.TokenServiceAccountTokenCacheType {
+			return nil, errors.New("credential provider plugin returned the service account token as the password which is not allowed when service account cache type is not set to 'Token'")
+		}
 		logins[key] = Login{Username: a.Username, Password: a.Password}
 	}
-	all := keys(repository)
+	all := q.keys()
 	at, ok := map[credentialprovider.PluginCacheKeyType]string{
 		credentialprovider.ImagePluginCacheKeyType: all[0], credentialprovider.RegistryPluginCacheKeyType: all[1], credentialprovider.GlobalPluginCacheKeyType: all[2],
 	}[answer.CacheKeyType]
 	if !ok {
-		return nil, fmt.Errorf("cacheKeyType %q is none of Image, Registry, Global", answer.CacheKeyType)
+		return nil, fmt.Errorf("credential provider plugin did not return a valid cacheKeyType: %s", answer.CacheKeyType)
 	}
 	good := p.conf.DefaultCacheDuration.Duration
 	if answer.CacheDuration != nil {
 		good = answer.CacheDuration.Duration
 	}
 	if good > 0 {
-		p.mu.Lock()
-		p.cache[at] = entry{logins, time.Now().Add(good)}
-		p.mu.Unlock()
+		p.keep(at, entry{logins, time.Now().Add(good)})
 	}
 	return logins, nil
 }
 
+// keep remembers an answer, and forgets those that count no more: those for tokens are never asked for again.
+func (p *plugin) keep(key string, e entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.cache, func(_ string, old entry) bool { return !time.Now().Before(old.until) })
+	p.cache[key] = e
+}
+
 // exec runs the program once.
-func (p *plugin) exec(ctx context.Context, image string) (*credentialprovider.CredentialProviderResponse, error) {
+func (p *plugin) exec(ctx context.Context, q question) (*credentialprovider.CredentialProviderResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	request := credentialprovider.CredentialProviderRequest{Image: image}
+	request := credentialprovider.CredentialProviderRequest{Image: q.image, ServiceAccountToken: q.token, ServiceAccountAnnotations: q.annotations}
 	request.APIVersion, request.Kind = p.conf.APIVersion, "CredentialProviderRequest"
 	in, err := json.Marshal(request)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // script is a plugin: it notes that it ran, checks the request, and answers with its arguments.
@@ -38,7 +40,7 @@ providers:
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := Load(file, dir, slog.New(slog.DiscardHandler))
+	p, err := Load(Config{File: file, Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +52,7 @@ providers:
 
 func TestFor(t *testing.T) {
 	ctx := context.Background()
+	pod := &v1.Pod{}
 	for name, c := range map[string]struct {
 		args   string
 		images []string
@@ -62,24 +65,24 @@ func TestFor(t *testing.T) {
 	} {
 		p, runs := load(t, c.args)
 		for _, image := range c.images {
-			if got := p.For(ctx, image); got["*.example.com"] != (Login{"u", "parrot"}) {
+			if got := p.For(ctx, image, pod); len(got) != 1 || got[0].Account != nil || got[0].Logins["*.example.com"] != (Login{"u", "parrot"}) {
 				t.Errorf("%s: %s: %v", name, image, got)
 			}
 		}
 		if runs() != c.runs {
 			t.Errorf("%s: %d runs, want %d", name, runs(), c.runs)
 		}
-		if got := p.For(ctx, "elsewhere.org/x"); len(got) != 0 || runs() != c.runs {
+		if got := p.For(ctx, "elsewhere.org/x", pod); len(got) != 0 || runs() != c.runs {
 			t.Errorf("%s: asked for an image it is not for: %v", name, got)
 		}
 	}
 	for _, args := range []string{"fail, x", "Nonsense, 1h"} {
 		p, _ := load(t, args)
-		if got := p.For(ctx, "a.example.com/x"); len(got) != 0 {
+		if got := p.For(ctx, "a.example.com/x", pod); len(got) != 0 {
 			t.Errorf("%s: %v", args, got)
 		}
 	}
-	if got := (*Plugins)(nil).For(ctx, "x"); len(got) != 0 {
+	if got := (*Plugins)(nil).For(ctx, "x", pod); len(got) != 0 {
 		t.Error("no plugins")
 	}
 }
@@ -91,19 +94,20 @@ func TestLoadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"kind: CredentialProviderConfig":   "apiVersion",
 		head + "provider: []":              "provider",
-		head + "providers: [{name: ../x}]": "no name of a file",
-		head + "providers: [{name: x}]":    "matchImages: at least one",
-		head + "providers: [{name: x, matchImages: [a], defaultCacheDuration: 1m, apiVersion: v2}]":                                   "apiVersion: \"v2\"",
-		head + "providers: [{name: x, matchImages: [a], defaultCacheDuration: 1m, apiVersion: credentialprovider.kubelet.k8s.io/v1}]": "there is no program",
+		head + "providers: []":             "providers: Required value: at least 1 item in plugins is required",
+		head + "providers: [{name: ../x}]": `providers[0].name: Invalid value: "../x": provider name cannot contain '/'`,
+		head + "providers: [{name: x}]":    "providers[0].matchImages: Required value: at least 1 item in matchImages is required",
+		head + "providers: [{name: x, matchImages: [a], defaultCacheDuration: 1m, apiVersion: v2}]":                                   `providers[0].apiVersion: Unsupported value: "v2": supported values: "credentialprovider.kubelet.k8s.io/v1"`,
+		head + "providers: [{name: x, matchImages: [a], defaultCacheDuration: 1m, apiVersion: credentialprovider.kubelet.k8s.io/v1}]": "plugin binary executable",
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Load(file, dir, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Load(Config{File: file, Dir: dir}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
-	if p, err := Load("", dir, nil); p != nil || err != nil {
+	if p, err := Load(Config{Dir: dir}); p != nil || err != nil {
 		t.Error(p, err)
 	}
 }

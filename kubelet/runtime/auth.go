@@ -33,11 +33,13 @@ func (r puller) credentials(ctx context.Context, image string) []*cri.AuthConfig
 		list = append(list, fitting(logins(secret), image)...)
 	}
 	if r.cfg.Credentials != nil {
-		more := map[string]login{}
-		for key, l := range r.cfg.Credentials(ctx, image) {
-			more[key] = login{Username: l.Username, Password: l.Password}
+		for _, answer := range r.cfg.Credentials(ctx, image, r.pod) {
+			more := map[string]login{}
+			for key, l := range answer.Logins {
+				more[key] = login{Username: l.Username, Password: l.Password}
+			}
+			list = append(list, fitting(more, image)...)
 		}
-		list = append(list, fitting(more, image)...)
 	}
 	if len(list) == 0 {
 		list = append(list, nil)

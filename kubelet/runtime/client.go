@@ -62,8 +62,8 @@ type Config struct {
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Events         Events
-	// Credentials asks plugins about an image. Optional.
-	Credentials func(ctx context.Context, image string) map[string]credentials.Login
+	// Credentials asks plugins about an image of the pod. Optional.
+	Credentials func(ctx context.Context, image string, p *v1.Pod) []credentials.Answer
 	// Metrics count calls, starts and pulls. Optional.
 	Metrics *metrics.Runtime
 	// PullRate is how many pulls may begin per second, and PullBurst how many at once; zero means no limit.

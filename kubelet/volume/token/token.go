@@ -13,6 +13,7 @@ import (
 	authv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -41,6 +42,7 @@ type Source struct {
 
 type key struct {
 	pod, account, audience string
+	uid                    types.UID // of the account, where it must be that one
 	seconds                int64
 }
 
@@ -67,14 +69,25 @@ func (s *Source) Token(ctx context.Context, pod *v1.Pod, want *v1.ServiceAccount
 	return got.Token, err
 }
 
+// AccountToken returns a token that counts for the pod's service account only as long as that has this UID.
+func (s *Source) AccountToken(ctx context.Context, pod *v1.Pod, account types.UID, audience string) (string, error) {
+	got, err := s.get(ctx, pod, key{pod: string(pod.UID), account: pod.Namespace + "/" + pod.Spec.ServiceAccountName, uid: account, audience: audience, seconds: 3600})
+	return got.Token, err
+}
+
 // Request is Token for those who also have to know when the token expires.
 func (s *Source) Request(ctx context.Context, pod *v1.Pod, want *v1.ServiceAccountTokenProjection) (authv1.TokenRequestStatus, error) {
-	if s.cfg.Client == nil {
-		return authv1.TokenRequestStatus{}, fmt.Errorf("a service account token needs an API server and this kubelet has none")
-	}
 	k := key{pod: string(pod.UID), account: pod.Namespace + "/" + pod.Spec.ServiceAccountName, audience: want.Audience, seconds: 3600}
 	if want.ExpirationSeconds != nil {
 		k.seconds = *want.ExpirationSeconds
+	}
+	return s.get(ctx, pod, k)
+}
+
+// get returns the token that is held, or a new one when it is time.
+func (s *Source) get(ctx context.Context, pod *v1.Pod, k key) (authv1.TokenRequestStatus, error) {
+	if s.cfg.Client == nil {
+		return authv1.TokenRequestStatus{}, fmt.Errorf("a service account token needs an API server and this kubelet has none")
 	}
 	now := s.cfg.Now()
 	s.mu.Lock()
@@ -102,7 +115,7 @@ func (h held) status() authv1.TokenRequestStatus {
 }
 
 func (s *Source) request(ctx context.Context, pod *v1.Pod, k key) (held, error) {
-	req := &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{
+	req := &authv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{UID: k.uid}, Spec: authv1.TokenRequestSpec{
 		ExpirationSeconds: &k.seconds,
 		BoundObjectRef:    &authv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
 	}}
