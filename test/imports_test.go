@@ -42,6 +42,7 @@ var owners = map[string][]string{
 	"k8s.io/kubernetes/pkg/controller":            {"controlplane/controller"},
 	"k8s.io/kubernetes/pkg":                       {"controlplane/apiserver/rules", "controlplane/controller"},
 	"k8s.io/kubernetes/pkg/scheduler":             {"controlplane/scheduler/oracle"},
+	"k8s.io/dynamic-resource-allocation":          {"controlplane/scheduler/devices"},
 	"k8s.io/kubernetes/plugin":                    {"controlplane/apiserver/rules"},
 	"go.etcd.io/etcd/server":                      {"controlplane/etcd"},
 	"go.etcd.io/bbolt":                            {"imageservice"},

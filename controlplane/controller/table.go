@@ -28,6 +28,7 @@ const (
 	claims       = "persistentvolumeclaims.v1."
 	volumes      = "persistentvolumes.v1."
 	requests     = "certificatesigningrequests.v1.certificates.k8s.io"
+	devices      = "resourceclaims.v1.resource.k8s.io"
 )
 
 // table lists the controllers, in the order in which they are built: what the first pod of a new cluster waits for
@@ -63,6 +64,8 @@ func table() []row {
 		{"podcertificaterequest-cleaner-controller", []string{"podcertificaterequests.v1.certificates.k8s.io"}, cleanPodRequests},
 		{"disruption-controller", []string{"poddisruptionbudgets.v1.policy", pods, replicasets, deployments, statefulsets, "replicationcontrollers.v1."}, disruptionBudgets},
 		{"resourcequota-controller", []string{"resourcequotas.v1."}, quota},
+		{"resourceclaim-controller", []string{devices, "resourceclaimtemplates.v1.resource.k8s.io", pods}, resourceClaims},
+		{"device-taint-eviction-controller", []string{devices, "resourceslices.v1.resource.k8s.io", "devicetaintrules.v1.resource.k8s.io", "deviceclasses.v1.resource.k8s.io", pods}, deviceTaints},
 		{"persistentvolumeclaim-protection-controller", []string{claims, pods}, claimProtection},
 		{"persistentvolume-protection-controller", []string{volumes}, volumeProtection},
 		{"ephemeral-volume-controller", []string{claims, pods}, ephemeralVolumes},

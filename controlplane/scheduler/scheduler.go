@@ -6,9 +6,9 @@
 // can run the pod, pods of lower priority may have to go (package preempt); otherwise the pod is parked until a
 // change that may help. Nothing polls.
 //
-// Decisions are the same as those of the default profile of Kubernetes' scheduler, except for what it reads from
-// resource claims (dynamic resource allocation), per-node volume limits and static volumes for claims that wait for
-// their first consumer, which are not known here yet.
+// Decisions are the same as those of the default profile of Kubernetes' scheduler, except for per-node volume limits,
+// static volumes for claims that wait for their first consumer, and scores of the alternatives in a resource claim, which
+// are not known here yet.
 package scheduler
 
 import (
@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/skiff-node/skiff/controlplane/scheduler/devices"
 	"github.com/skiff-node/skiff/controlplane/scheduler/filter"
 	"github.com/skiff-node/skiff/controlplane/scheduler/queue"
 	"github.com/skiff-node/skiff/controlplane/scheduler/score"
@@ -45,12 +46,13 @@ type Scheduler struct {
 	cfg     Config
 	report  reporter
 	stores  stores
+	devices *devices.Allocator
 	decider decider
 
 	mu      sync.Mutex // guards what follows, and decider
 	cluster *snapshot.Cluster
 	queue   *queue.Queue
-	waiting map[types.UID]*waiter // assumed pods that wait for their volumes
+	waiting map[types.UID]*waiter // assumed pods that wait for their volumes or devices
 
 	wake    chan struct{} // capacity 1
 	writers chan struct{} // a token per request
@@ -79,9 +81,9 @@ func New(cfg Config) (*Scheduler, error) {
 		wake:    make(chan struct{}, 1),
 		writers: make(chan struct{}, cfg.Writers),
 	}
-	s.stores = newStores(cfg.Informers, s.cluster)
+	s.stores, s.devices = newStores(cfg.Informers, s.cluster), devices.New(newResourceStores(cfg.Informers))
 	s.decider = decider{
-		filters:   filter.World{Cluster: s.cluster, Volumes: s.stores},
+		filters:   filter.World{Cluster: s.cluster, Volumes: s.stores, Devices: deviceRules{s.devices}},
 		scores:    score.World{Cluster: s.cluster, Siblings: s.stores.siblings},
 		nominated: nominations{},
 		budgets:   s.stores.budgets,
@@ -153,7 +155,7 @@ func (s *Scheduler) step(ctx context.Context) bool {
 		s.mu.Unlock()
 		return false
 	}
-	d := s.decider.decide(p)
+	d, grant := granter{s}.reserve(p, s.decider.decide(p))
 	if d.Node != "" {
 		s.cluster.Put(p, d.Node)
 		s.decider.nominated.remove(p)
@@ -167,10 +169,11 @@ func (s *Scheduler) step(ctx context.Context) bool {
 
 	s.write(func() {
 		if d.Node != "" {
-			s.place(ctx, p, d.Node)
+			s.place(ctx, p, d.Node, grant)
 			return
 		}
 		s.report.refuse(ctx, p, d)
+		granter{s}.unstick(ctx, p.Object)
 	})
 	return true
 }

@@ -16,7 +16,8 @@ import (
 // watch hangs the scheduler's handlers on the informers. It returns how to take them off, and what must be in
 // sync before the first decision.
 func (s *Scheduler) watch() (remove func(), synced []cache.DoneChecker, err error) {
-	core, storage := s.cfg.Informers.Core().V1(), s.cfg.Informers.Storage().V1()
+	core, storage, resource := s.cfg.Informers.Core().V1(), s.cfg.Informers.Storage().V1(), s.cfg.Informers.Resource().V1()
+	claims := granter{s}
 	volumes := onAny(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -41,6 +42,10 @@ func (s *Scheduler) watch() (remove func(), synced []cache.DoneChecker, err erro
 		{core.PersistentVolumeClaims().Informer(), volumes, false},
 		{core.PersistentVolumes().Informer(), volumes, false},
 		{storage.StorageClasses().Informer(), volumes, false},
+		{resource.ResourceClaims().Informer(), on(claims.setClaim, claims.removeClaim), true}, // or devices would be given away twice
+		{resource.DeviceClasses().Informer(), onAny(claims.changed), false},
+		{resource.ResourceSlices().Informer(), onAny(claims.changed), false},
+		{resource.DeviceTaintRules().Informer(), onAny(claims.changed), false},
 	} {
 		r, err := h.informer.AddEventHandler(h.handler)
 		if err != nil {

@@ -26,7 +26,8 @@ const (
 	PodPlaced            // a pod came onto a node or changed its labels there
 	VolumeChanged        // a claim, volume or storage class
 	NamespaceChanged
-	Always Events = 1<<iota - 1
+	DevicesChanged        // a resource claim, device class, resource slice or taint rule
+	Always         Events = 1<<iota - 1
 )
 
 // Verdict says why a node was refused. The zero Verdict is acceptance.
@@ -53,6 +54,15 @@ func (r *Refusal) Error() string { return r.Reason }
 type World struct {
 	Cluster *snapshot.Cluster
 	Volumes Volumes // nil: pods with claims are refused
+	Devices Devices // nil: there are none
+}
+
+// Devices judges by the devices that the resource claims of a pod need.
+type Devices interface {
+	// Prepare returns what tells why a node will not do, nil for a pod that needs no devices. An error refuses all nodes.
+	Prepare(p *v1.Pod) (node func(*v1.Node) string, err error)
+	// Backs tells whether the node can have the extended resource by claims, though it does not count it.
+	Backs(name v1.ResourceName, n *v1.Node) bool
 }
 
 // Volumes finds storage objects in a cache. A nil result means that there is none.
@@ -71,7 +81,7 @@ type judge func(*snapshot.Node) Verdict
 // come first and upstream reports only the first.
 func rules() []func(*snapshot.Pod, World) (judge, *Refusal) {
 	return []func(*snapshot.Pod, World) (judge, *Refusal){
-		unschedulable, taints, nodeAffinity, ports, resources, volumes, spread, podAffinity,
+		unschedulable, taints, nodeAffinity, ports, resources, volumes, spread, podAffinity, devices,
 	}
 }
 

@@ -78,9 +78,12 @@ func ports(p *snapshot.Pod, _ World) (judge, *Refusal) {
 	}, nil
 }
 
-func resources(p *snapshot.Pod, _ World) (judge, *Refusal) {
-	const helped = NodeAdded | NodeChanged | PodGone
+func resources(p *snapshot.Pod, w World) (judge, *Refusal) {
+	helped := NodeAdded | NodeChanged | PodGone
 	want := p.Requests
+	if len(want.Others) > 0 {
+		helped |= DevicesChanged
+	}
 	var others []v1.ResourceName
 	for name := range want.Others {
 		others = append(others, name)
@@ -101,6 +104,9 @@ func resources(p *snapshot.Pod, _ World) (judge, *Refusal) {
 		short(want.Memory, n.Requested.Memory, n.Allocatable.Memory, v1.ResourceMemory)
 		short(want.Storage, n.Requested.Storage, n.Allocatable.Storage, v1.ResourceEphemeralStorage)
 		for _, name := range others {
+			if w.Devices != nil && w.Devices.Backs(name, n.Object) {
+				continue
+			}
 			short(want.Others[name], n.Requested.Others[name], n.Allocatable.Others[name], name)
 		}
 		if v.Fits() {

@@ -74,8 +74,8 @@ func (q *Queue) Len() (active, backoff, parked int) {
 	return len(q.active), len(q.backoff), len(q.parked)
 }
 
-// Add takes a new pod, or a new version of one that waits. A parked pod is asked about again if what it wants changed;
-// a change of its status is no reason.
+// Add takes a new pod, or a new version of one that waits. A parked pod is asked about again if what it wants changed,
+// the names of claims that were made for it included; no other change of its status is a reason.
 func (q *Queue) Add(p *snapshot.Pod, now time.Time) {
 	e := q.entries[p.Object.UID]
 	if e == nil {
@@ -96,7 +96,8 @@ func (q *Queue) Add(p *snapshot.Pod, now time.Time) {
 }
 
 func wantsOther(a, b *v1.Pod) bool {
-	return !maps.Equal(a.Labels, b.Labels) || !equality.Semantic.DeepEqual(a.Spec, b.Spec)
+	return !maps.Equal(a.Labels, b.Labels) || !equality.Semantic.DeepEqual(a.Spec, b.Spec) ||
+		!equality.Semantic.DeepEqual(a.Status.ResourceClaimStatuses, b.Status.ResourceClaimStatuses)
 }
 
 // Remove forgets a pod.
