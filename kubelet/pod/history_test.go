@@ -1,7 +1,6 @@
 package pod_test
 
 import (
-	"bytes"
 	"cmp"
 	"flag"
 	"fmt"
@@ -14,20 +13,20 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/tools/txtar"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/pod/historytest"
 	"github.com/skiff-node/skiff/kubelet/pod/report"
 )
 
 var update = flag.Bool("update", false, "write the answers into the scripts")
 
 // TestHistories replays what may happen to a pod. A script is a list of commands; the lines that begin with ">" are the
-// answer to the command above them. The commands:
+// answer to the command above them. The most important ones also run for real, on a node (test/e2e/histories): a plan is
+// then what the kubelet has to do, and a status what the API has to be told, before the script goes on. The commands:
 //
 //	sandbox ready|dead [ip=IP] [host]   a new sandbox (ready), or the newest one has died
 //	run|create C [image=NAME]           the runtime has a new instance of container C, and calls its image so
@@ -67,33 +66,29 @@ func TestHistories(t *testing.T) {
 }
 
 func replay(t *testing.T, file string) {
-	archive, err := txtar.ParseFile(file)
+	script, err := historytest.Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, archive)
-	var out bytes.Buffer
-	for _, line := range strings.Split(strings.TrimSuffix(string(archive.Comment), "\n"), "\n") {
-		if strings.HasPrefix(line, ">") {
-			continue
-		}
-		out.WriteString(line + "\n")
-		command, _, _ := strings.Cut(line, "#")
-		if fields := strings.Fields(command); len(fields) > 0 {
-			for _, answer := range w.do(fields) {
-				out.WriteString("> " + answer + "\n")
-			}
+	w := newWorld(t, script.Pod)
+	for i := range script.Lines {
+		if l := &script.Lines[i]; len(l.Command) > 0 {
+			l.Answer = w.do(l.Command)
 		}
 	}
+	got := script.Format()
 	if *update {
-		archive.Comment = out.Bytes()
-		if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	if out.String() != string(archive.Comment) {
-		t.Errorf("want:\n%s\ngot:\n%s", archive.Comment, out.String())
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("want:\n%s\ngot:\n%s", want, got)
 	}
 }
 
@@ -110,23 +105,7 @@ type world struct {
 	pending, progress *report.Resize
 }
 
-func newWorld(t *testing.T, archive *txtar.Archive) *world {
-	p := &v1.Pod{}
-	for _, f := range archive.Files {
-		if f.Name == "pod.yaml" {
-			if err := yaml.UnmarshalStrict(f.Data, p); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	p.Name, p.Namespace, p.UID, p.Generation = "p", "ns", "uid", 1
-	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			if list[i].Image == "" {
-				list[i].Image = "img"
-			}
-		}
-	}
+func newWorld(t *testing.T, p *v1.Pod) *world {
 	w := &world{t: t, now: time.Unix(1000, 0)}
 	w.d.Pod = p
 	w.d.Static = p.Annotations["kubernetes.io/config.source"] == "file"
@@ -186,19 +165,16 @@ func (w *world) do(f []string) []string {
 		w.o.Kills[c.ID] = pod.Kill{Cause: pod.CausePostStart, Message: "FailedPostStartHook",
 			Deadline: w.now.Add(pod.Grace(w.d.Pod, f[1], pod.CausePostStart))}
 	case "condition":
-		return w.condition(f[1])
+		return []string{historytest.Condition(w.last, f[1], time.Unix(1000, 0))}
 	case "container":
-		return w.container(f[1])
+		return []string{historytest.Container(w.last, f[1])}
 	case "busy", "idle":
 		w.o.Busy = f[0] == "busy"
 	case "clock":
 		w.now = w.now.Add(duration(w.t, strings.TrimPrefix(f[1], "+")))
 	case "delete":
 		grace, _ := strconv.ParseInt(f[1], 10, 64)
-		p := w.d.Pod.DeepCopy()
-		at := metav1.NewTime(w.now.Add(time.Duration(grace) * time.Second))
-		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &at, &grace
-		w.d.Pod = p
+		w.delete(grace)
 	case "evict":
 		grace, _ := strconv.Atoi(f[1])
 		w.d.End = &pod.End{Deadline: w.now.Add(time.Duration(grace) * time.Second), Phase: v1.PodFailed, Reason: f[2], Message: "because",
@@ -214,7 +190,7 @@ func (w *world) do(f []string) []string {
 		w.o.Kills, w.o.Crashes, w.o.Faults = map[string]pod.Kill{}, map[string]pod.Crash{}, map[string]pod.Fault{}
 	case "granted":
 		w.d.Pod = w.d.Pod.DeepCopy()
-		if r := resources(f[2:]); f[1] == wholePod {
+		if r := historytest.Resources(f[2:]); f[1] == wholePod {
 			w.d.Pod.Spec.Resources = &r
 		} else {
 			pod.Find(w.d.Pod, f[1]).Resources = r
@@ -223,7 +199,7 @@ func (w *world) do(f []string) []string {
 		if w.o.Actual == nil {
 			w.o.Actual = map[string]v1.ResourceRequirements{}
 		}
-		w.o.Actual[strings.TrimSuffix(f[1], wholePod)] = resources(f[2:])
+		w.o.Actual[strings.TrimSuffix(f[1], wholePod)] = historytest.Resources(f[2:])
 	case "resize":
 		r := &report.Resize{Reason: arg(2), Generation: w.d.Pod.Generation}
 		w.pending, w.progress = nil, nil
@@ -247,41 +223,27 @@ func (w *world) do(f []string) []string {
 // wholePod stands for the pod as a whole where a container could be named.
 const wholePod = "pod"
 
+// delete is what the API server makes of a deletion: a later one with less grace counts from the first one, and if that is
+// over it has one second.
+func (w *world) delete(grace int64) {
+	p := w.d.Pod.DeepCopy()
+	at := metav1.NewTime(w.now.Add(time.Duration(grace) * time.Second))
+	if old := p.DeletionGracePeriodSeconds; old != nil && grace < *old {
+		at = metav1.NewTime(p.DeletionTimestamp.Add(time.Duration(grace-*old) * time.Second))
+		if at.Time.Before(w.now) {
+			at, grace = metav1.NewTime(w.now), 1
+		}
+	}
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &at, &grace
+	w.d.Pod = p
+}
+
 func duration(t *testing.T, s string) time.Duration {
 	d, err := time.ParseDuration(s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
-}
-
-// resources reads cpu=100m/200m memory=10Mi: requests and limits.
-func resources(list []string) v1.ResourceRequirements {
-	r := v1.ResourceRequirements{Requests: v1.ResourceList{}, Limits: v1.ResourceList{}}
-	for _, item := range list {
-		name, values, _ := strings.Cut(item, "=")
-		request, limit, limited := strings.Cut(values, "/")
-		r.Requests[v1.ResourceName(name)] = resource.MustParse(request)
-		if limited {
-			r.Limits[v1.ResourceName(name)] = resource.MustParse(limit)
-		}
-	}
-	return r
-}
-
-// written is the other way round.
-func written(r v1.ResourceRequirements) string {
-	var out []string
-	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-		request, asks := r.Requests[name]
-		limit, limited := r.Limits[name]
-		if asks && limited {
-			out = append(out, fmt.Sprintf("%s=%s/%s", name, request.String(), limit.String()))
-		} else if asks {
-			out = append(out, fmt.Sprintf("%s=%s", name, request.String()))
-		}
-	}
-	return strings.Join(out, " ")
 }
 
 func name(s string) string {
@@ -395,7 +357,9 @@ func (w *world) probe(name, kind, result string) {
 
 func (w *world) set(field, value string) {
 	p := w.d.Pod.DeepCopy()
-	p.Generation++
+	if what, _, _ := strings.Cut(field, "."); what != "condition" && what != "phase" { // the status is not the spec
+		p.Generation++
+	}
 	if c, ok := strings.CutPrefix(field, "image."); ok {
 		pod.Find(p, c).Image = value
 	}
@@ -471,7 +435,7 @@ func (w *world) describe() []string {
 		}
 	}
 	for _, r := range a.Resizes {
-		say("resize %s from %s to %s", cmp.Or(r.ID, wholePod), written(r.From), written(r.To))
+		say("resize %s from %s to %s", cmp.Or(r.ID, wholePod), historytest.Written(r.From), historytest.Written(r.To))
 	}
 	if len(a.Remove) > 0 {
 		say("remove %v", a.Remove)
@@ -503,84 +467,5 @@ func (w *world) describe() []string {
 func (w *world) status() []string {
 	st := report.Status(w.d, w.o, w.acts, w.facts())
 	w.last = &st
-	head := string(st.Phase)
-	if st.Reason != "" {
-		head += " " + st.Reason + ": " + st.Message
-	}
-	if st.PodIP != "" {
-		head += " ip=" + st.PodIP
-	}
-	out := []string{head}
-	for _, list := range [][]v1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
-		for _, c := range list {
-			line := fmt.Sprintf("%s: %s", c.Name, describeState(c.State))
-			if c.Ready {
-				line += " ready"
-			}
-			if c.RestartCount > 0 {
-				line += fmt.Sprintf(" restarts=%d", c.RestartCount)
-			}
-			if c.LastTerminationState.Terminated != nil {
-				line += " last=" + describeState(c.LastTerminationState)
-			}
-			out = append(out, line)
-		}
-	}
-	line := ""
-	for _, c := range st.Conditions {
-		mark := map[v1.ConditionStatus]string{v1.ConditionTrue: "+", v1.ConditionFalse: "-"}[c.Status]
-		line += " " + mark + string(c.Type)
-		if c.Reason != "" {
-			line += "(" + c.Reason + ")"
-		}
-	}
-	return append(out, strings.TrimSpace(line))
-}
-
-func (w *world) condition(name string) []string {
-	for _, c := range w.last.Conditions {
-		if string(c.Type) == name {
-			return []string{strings.TrimSpace(fmt.Sprintf("%s %s: %s since=%v generation=%d", c.Status, c.Reason, c.Message,
-				c.LastTransitionTime.Sub(time.Unix(1000, 0)), c.ObservedGeneration))}
-		}
-	}
-	return []string{"none"}
-}
-
-func (w *world) container(name string) []string {
-	for _, list := range [][]v1.ContainerStatus{w.last.InitContainerStatuses, w.last.ContainerStatuses, w.last.EphemeralContainerStatuses} {
-		for _, c := range list {
-			if c.Name != name {
-				continue
-			}
-			out := fmt.Sprintf("id=%s image=%s started=%v ready=%v restarts=%d", c.ContainerID, c.Image, *c.Started, c.Ready, c.RestartCount)
-			if t := c.State.Terminated; t != nil {
-				out += fmt.Sprintf(" ended: %s(%d) %q", t.Reason, t.ExitCode, t.Message)
-			}
-			if s := c.State.Waiting; s != nil {
-				out += fmt.Sprintf(" waits: %s %q", s.Reason, s.Message)
-			}
-			if c.Resources != nil && len(c.Resources.Requests) > 0 {
-				granted := written(v1.ResourceRequirements{Requests: c.AllocatedResources})
-				out += fmt.Sprintf(" has %s, granted %s", written(*c.Resources), granted)
-			}
-			if t := c.LastTerminationState.Terminated; t != nil {
-				out += fmt.Sprintf(" last: %s(%d) %q", t.Reason, t.ExitCode, t.Message)
-			}
-			return []string{out}
-		}
-	}
-	return []string{"none"}
-}
-
-func describeState(s v1.ContainerState) string {
-	switch {
-	case s.Running != nil:
-		return "running"
-	case s.Terminated != nil:
-		return fmt.Sprintf("%s(%d)", s.Terminated.Reason, s.Terminated.ExitCode)
-	case s.Waiting != nil && s.Waiting.Reason != "":
-		return "waiting " + s.Waiting.Reason
-	}
-	return "waiting"
+	return historytest.Status(&st)
 }

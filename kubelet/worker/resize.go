@@ -29,6 +29,8 @@ type resizing struct {
 	deferred time.Time
 	// progress is set from a grant until all containers have what was granted. Its reason tells what went wrong.
 	progress *report.Resize
+	// atPass is progress as it was when the pass under way took what is granted. A grant since then is for the next pass.
+	atPass *report.Resize
 }
 
 // resizePause is kept before a resize that failed is tried again.
@@ -44,6 +46,10 @@ func (w resizer) see(d *pod.Desired, o *pod.Observed) {
 	o.Actual = maps.Clone(w.resize.actual)
 	busy := pod.Resizing(d.Pod, o)
 	progress := w.resize.progress
+	if progress != w.resize.atPass {
+		w.mu.Unlock()
+		return
+	}
 	switch {
 	case busy && progress == nil: // begun by the kubelet before this one
 		w.resize.progress = &report.Resize{Generation: d.Pod.Generation}

@@ -8,7 +8,10 @@ import (
 // steps are what runs beside a worker, each under a name, at most one of a name at a time. The worker's mutex guards running.
 type steps struct {
 	running map[string]*step
-	group   sync.WaitGroup
+	// before are those that ran when the pass under way began. What they have done since may not be in what it has
+	// observed, so it does not begin them again; their end wakes the worker for the next pass.
+	before map[string]bool
+	group  sync.WaitGroup
 }
 
 type step struct{ cancel context.CancelFunc }
@@ -33,6 +36,9 @@ func (s *steps) wait() { s.group.Wait() }
 func (w *worker) begin(ctx context.Context, name string, replace bool, fn func(ctx context.Context)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.steps.before[name] && !replace {
+		return
+	}
 	if old := w.steps.running[name]; old != nil {
 		if !replace {
 			return

@@ -296,6 +296,11 @@ func (w *worker) snapshot() (pod.Desired, pod.Observed) {
 	d := pod.Desired{Pod: resize.Apply(w.pod, w.resize.granted), Static: w.static, End: w.end}
 	o := pod.Observed{Kills: map[string]pod.Kill{}, Crashes: map[string]pod.Crash{}, Faults: map[string]pod.Fault{},
 		Busy: w.steps.busy(stepStart), MaxBackoff: w.cfg.MaxBackoff}
+	w.resize.atPass = w.resize.progress
+	w.steps.before = map[string]bool{}
+	for name := range w.steps.running {
+		w.steps.before[name] = true
+	}
 	for k, v := range w.kills {
 		o.Kills[k] = v
 	}

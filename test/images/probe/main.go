@@ -31,6 +31,8 @@ var commands = map[string]func(args []string) error{
 	"eat":     eat,
 	"sleep":   sleep,
 	"rm":      remove,
+	"obey":    obey,
+	"ask":     ask,
 }
 
 func main() {
