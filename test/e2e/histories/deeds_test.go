@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,6 +92,11 @@ func (h *history) start(command, name string) {
 	}
 	c := h.plannedCall(name+" is started", of(startOne))
 	h.finish(func(o *call) bool { return o == c })
+	_, pid := h.inspect(c.id)
+	harness.Eventually(h, patience, name+" is ready for orders", func() (bool, string) {
+		_, err := os.Stat(orders(pid))
+		return err == nil, fmt.Sprint(err)
+	})
 	if l := find(h.script.Pod, name); l != nil && l.Lifecycle != nil && l.Lifecycle.PostStart != nil && (h.next() == nil || h.next()[0] != "poststart") {
 		h.postStart(name, "begun")
 		h.postStart(name, "ok")
@@ -207,12 +213,15 @@ func (h *history) exit(name, code string, options []string) {
 	})
 }
 
+// orders is where the program of a process takes them.
+func orders(pid int) string { return fmt.Sprintf("/proc/%d/root/orders.sock", pid) }
+
 // order tells the program of a container what to do.
 func (h *history) order(id, text string) {
 	h.Helper()
 	_, pid := h.inspect(id)
 	harness.Eventually(h, patience, "the program obeys", func() (bool, string) {
-		c, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root/orders.sock", pid))
+		c, err := net.Dial("unix", orders(pid))
 		if err != nil {
 			return false, err.Error()
 		}

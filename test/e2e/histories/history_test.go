@@ -20,14 +20,22 @@ import (
 	"github.com/skiff-node/skiff/test/harness"
 )
 
+// atOnce is how many histories run side by side: more, and the kubelet's time runs away from that of the scripts.
+const atOnce = 24
+
 // TestHistories runs them.
 func TestHistories(t *testing.T) {
 	n := newNode(t)
 	crew := newCrew(n, len(restarting))
 	var group sync.WaitGroup
 	play := func(name string) { t.Run(name, func(t *testing.T) { run(t, n, crew, name) }) }
+	places := make(chan bool, atOnce)
 	for _, name := range important {
-		group.Go(func() { play(name) })
+		places <- true
+		group.Go(func() {
+			defer func() { <-places }()
+			play(name)
+		})
 	}
 	group.Wait()
 	for _, name := range restarting {
@@ -57,6 +65,8 @@ type history struct {
 	down      bool // the kubelet has been killed
 	// wanted are starts that the last plan had and that must wait for those before them.
 	wanted []want
+	// announced are the events that the plans have had.
+	announced []want
 	reckoning
 
 	mu    sync.Mutex // guards what follows
@@ -114,6 +124,7 @@ func run(t *testing.T, n *node, crew *crew, name string) {
 	h.look()
 	h.settle()
 	h.unplanned()
+	h.announcements()
 }
 
 // end lets everything go on, and takes the pod away.

@@ -44,6 +44,7 @@ containerRuntimeEndpoint: unix:///run/skiff/relay.sock
 cgroupRoot: %s
 staticPodPath: ` + staticDir + `
 fileCheckFrequency: 1s
+eventRecordQPS: 0
 authentication: {x509: {clientCAFile: /var/lib/skiff/pki/ca.crt}}
 tlsCertFile: /var/lib/skiff/pki/kubelet-serving.crt
 tlsPrivateKeyFile: /var/lib/skiff/pki/kubelet-serving.key
@@ -180,7 +181,7 @@ func (n *node) connect() {
 func (n *node) startKubelet() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.kubelet = n.daemon("kubelet", filepath.Join(n.h.BinDir, "skiff"), "kubelet", "--config=/etc/skiff/kubelet.yaml",
+	n.kubelet = n.daemon("kubelet", filepath.Join(n.h.BinDir, "skiff-kubelet"), "--config=/etc/skiff/kubelet.yaml",
 		"--kubeconfig=/var/lib/skiff/pki/kubelet.kubeconfig", "--root-dir=/var/lib/skiff/kubelet", "--hostname-override="+n.h.Name, "--node-ip="+n.h.IP)
 }
 

@@ -180,11 +180,16 @@ func (h *history) line(what string, answer []string, say func(*corev1.PodStatus)
 	})
 }
 
-// announced asks whether the event was told; h.mu is held.
-func (h *history) announced(w want) bool {
-	return slices.ContainsFunc(h.events, func(e corev1.Event) bool {
-		return e.Reason == "Killing" && e.Message == w.message && strings.HasSuffix(e.InvolvedObject.FieldPath, "{"+w.container+"}")
-	})
+// announcements waits for the events that the plans had.
+func (h *history) announcements() {
+	h.Helper()
+	for _, w := range h.announced {
+		h.until(w.text, func() (bool, string) {
+			return slices.ContainsFunc(h.events, func(e corev1.Event) bool {
+				return e.Reason == "Killing" && e.Message == w.message && strings.HasSuffix(e.InvolvedObject.FieldPath, "{"+w.container+"}")
+			}), "no such event"
+		})
+	}
 }
 
 // waiting asks whether the container waits as the script says; h.mu is held.
