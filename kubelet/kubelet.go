@@ -130,8 +130,11 @@ func (k *Kubelet) newRuntime() error {
 	if err != nil {
 		return err
 	}
+	if k.facts.pulls, err = pullRecords(&k.cfg); err != nil {
+		return err
+	}
 	k.runtime, err = runtime.New(runtime.Config{
-		Credentials: plugins.For, Metrics: k.metrics.Runtime,
+		Credentials: plugins.For, Pulls: k.facts.pulls, Metrics: k.metrics.Runtime,
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,

@@ -26,6 +26,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/dra"
+	"github.com/skiff-node/skiff/kubelet/images/pulls"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
@@ -38,6 +39,7 @@ type machine struct {
 	memory, cpus int64
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
+	pulls        *pulls.Records   // with which credentials its images were pulled
 	assigned     *assign.Assigner // gives parts of it to pods
 	claims       *dra.Node        // gives pods the devices of their claims
 }

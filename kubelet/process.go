@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/images/pulls"
 )
 
 // checkMachine refuses a machine that the configuration says not to run on.
@@ -112,4 +113,14 @@ func pullRate(c *kubeletconfig.KubeletConfiguration) int {
 		return 0
 	}
 	return int(*c.RegistryPullQPS)
+}
+
+// pullRecords remember who may use which image.
+func pullRecords(cfg *Config) (*pulls.Records, error) {
+	c := cfg.Configuration
+	policy, err := pulls.NewPolicy(c.ImagePullCredentialsVerificationPolicy, c.PreloadedImagesVerificationAllowlist)
+	if err != nil {
+		return nil, err
+	}
+	return pulls.New(pulls.Config{Dir: filepath.Join(cfg.RootDir, "image_manager"), Policy: policy, Log: cfg.Log})
 }

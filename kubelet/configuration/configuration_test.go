@@ -108,7 +108,8 @@ func TestRefused(t *testing.T) {
 		"cgroupDriver: foo\nport: 70000":                                 "port: 70000 must be between 1 and 65535",
 		"staticPodURLHeader: {A: [b]}":                                   "staticPodURLHeader: staticPodURL is not set",
 		"shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 40s": "shutdownGracePeriodCriticalPods: 40s must not be above",
-		"imagePullCredentialsVerificationPolicy: AlwaysVerify":           "imagePullCredentialsVerificationPolicy: not supported",
+		"imagePullCredentialsVerificationPolicy: Sometimes":              `imagePullCredentialsVerificationPolicy: "Sometimes": valid options are`,
+		"preloadedImagesVerificationAllowlist: [a]":                      "preloadedImagesVerificationAllowlist: needs imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages",
 	} {
 		c := &kubeletconfig.KubeletConfiguration{}
 		if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {

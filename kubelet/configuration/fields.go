@@ -25,6 +25,7 @@ var applied = []string{
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerReconcilePeriod", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
+	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
 
@@ -59,11 +60,6 @@ type refusal struct {
 func refusals() []refusal {
 	type conf = kubeletconfig.KubeletConfiguration
 	return []refusal{
-		{"imagePullCredentialsVerificationPolicy", func(c *conf) bool {
-			p := c.ImagePullCredentialsVerificationPolicy
-			return p != "" && p != kubeletconfig.NeverVerify && p != kubeletconfig.NeverVerifyPreloadedImages
-		}, "NeverVerify"},
-		{"preloadedImagesVerificationAllowlist", func(c *conf) bool { return len(c.PreloadedImagesVerificationAllowlist) > 0 }, "leave it out"},
 		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
 		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
 		{"cpuManagerPolicyOptions", func(c *conf) bool { return len(c.CPUManagerPolicyOptions) > 0 }, "leave it out"},

@@ -8,6 +8,8 @@ import (
 
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	"k8s.io/utils/cpuset"
+
+	"github.com/skiff-node/skiff/kubelet/images/pulls"
 )
 
 // check collects errors that name their field.
@@ -100,6 +102,9 @@ func (v *check) images(c *kubeletconfig.KubeletConfiguration) {
 	least, most := c.ImageMinimumGCAge.Duration, c.ImageMaximumGCAge.Duration
 	v.failIf(least < 0, "imageMinimumGCAge", "%s must not be negative", least)
 	v.failIf(most < 0 || (most > 0 && most <= least), "imageMaximumGCAge", "%s must be above imageMinimumGCAge, %s", most, least)
+	if _, err := pulls.NewPolicy(c.ImagePullCredentialsVerificationPolicy, c.PreloadedImagesVerificationAllowlist); err != nil {
+		v.errs = append(v.errs, err)
+	}
 	if n := c.MaxParallelImagePulls; n != nil {
 		v.atLeast("maxParallelImagePulls", int64(*n), 1)
 		v.failIf(*n > 1 && c.SerializeImagePulls != nil && *c.SerializeImagePulls, "maxParallelImagePulls", "%d needs serializeImagePulls: false", *n)

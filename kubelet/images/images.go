@@ -108,6 +108,8 @@ type Config struct {
 	Event func(eventType, reason, message string)
 	// Removed is told of each image that was removed, and why: space or age. May be nil.
 	Removed func(reason string)
+	// Listed is told the ids of all images, before any is removed, and when they were asked for. May be nil.
+	Listed func(ids []string, asked time.Time)
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -133,6 +135,9 @@ func New(cfg Config) (*Collector, error) {
 	}
 	if cfg.Event == nil {
 		cfg.Event = func(string, string, string) {}
+	}
+	if cfg.Listed == nil {
+		cfg.Listed = func([]string, time.Time) {}
 	}
 	if cfg.Removed == nil {
 		cfg.Removed = func(string) {}
@@ -194,10 +199,16 @@ func (c *Collector) Free(ctx context.Context) (uint64, error) {
 
 // look brings what is known of the images up to date.
 func (c *Collector) look(ctx context.Context) ([]Image, error) {
+	asked := time.Now()
 	images, err := c.cfg.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
+	ids := make([]string, 0, len(images.Images))
+	for _, img := range images.Images {
+		ids = append(ids, img.Id)
+	}
+	c.cfg.Listed(ids, asked)
 	containers, err := c.cfg.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)

@@ -10,8 +10,10 @@ import (
 	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/skiff-node/skiff/kubelet/credentials"
+	"github.com/skiff-node/skiff/kubelet/images/pulls"
 )
 
 // login is one entry of a docker configuration.
@@ -19,10 +21,16 @@ type login struct {
 	Username, Password, Auth, IdentityToken string
 }
 
+// candidate is something to pull an image with: a login, nil for none, and what having it proves.
+type candidate struct {
+	auth  *cri.AuthConfig
+	proof kubeletconfig.ImagePullCredentials
+}
+
 // credentials lists what to try for an image: the pod's pull secrets whose registry fits, the most specific first,
 // then what plugins know, or nothing at all (the runtime's own configuration may still have some).
-func (r puller) credentials(ctx context.Context, image string) []*cri.AuthConfig {
-	var list []*cri.AuthConfig
+func (r puller) credentials(ctx context.Context, image string) []candidate {
+	var list []candidate
 	for _, ref := range r.pod.Spec.ImagePullSecrets {
 		secret, err := r.cfg.Objects.Secret(ctx, r.pod.Namespace, ref.Name)
 		if err != nil {
@@ -30,19 +38,29 @@ func (r puller) credentials(ctx context.Context, image string) []*cri.AuthConfig
 				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name)
 			continue
 		}
-		list = append(list, fitting(logins(secret), image)...)
+		for _, auth := range fitting(logins(secret), image) {
+			list = append(list, candidate{auth, kubeletconfig.ImagePullCredentials{KubernetesSecrets: []kubeletconfig.ImagePullSecret{
+				{UID: string(secret.UID), Namespace: secret.Namespace, Name: secret.Name, CredentialHash: pulls.Hash(auth)}}}})
+		}
 	}
+	everybody := kubeletconfig.ImagePullCredentials{NodePodsAccessible: true}
 	if r.cfg.Credentials != nil {
 		for _, answer := range r.cfg.Credentials(ctx, image, r.pod) {
+			proof := everybody
+			if a := answer.Account; a != nil {
+				proof = kubeletconfig.ImagePullCredentials{KubernetesServiceAccounts: []kubeletconfig.ImagePullServiceAccount{{UID: a.UID, Namespace: a.Namespace, Name: a.Name}}}
+			}
 			more := map[string]login{}
 			for key, l := range answer.Logins {
 				more[key] = login{Username: l.Username, Password: l.Password}
 			}
-			list = append(list, fitting(more, image)...)
+			for _, auth := range fitting(more, image) {
+				list = append(list, candidate{auth, proof})
+			}
 		}
 	}
 	if len(list) == 0 {
-		list = append(list, nil)
+		list = append(list, candidate{nil, everybody})
 	}
 	return list
 }

@@ -29,6 +29,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/skiff-node/skiff/kubelet/credentials"
+	"github.com/skiff-node/skiff/kubelet/images/pulls"
 	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/volume"
@@ -64,6 +65,8 @@ type Config struct {
 	Events         Events
 	// Credentials asks plugins about an image of the pod. Optional.
 	Credentials func(ctx context.Context, image string, p *v1.Pod) []credentials.Answer
+	// Pulls remember who may use which image. Nil: everybody all.
+	Pulls *pulls.Records
 	// Metrics count calls, starts and pulls. Optional.
 	Metrics *metrics.Runtime
 	// PullRate is how many pulls may begin per second, and PullBurst how many at once; zero means no limit.

@@ -1,14 +1,17 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 )
 
 // puller gets an image for one container: its own, or that of a volume.
@@ -32,6 +35,7 @@ func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 		return nil, &Fault{Reason: ErrInvalidImageName, Message: msg}
 	}
 	image := &cri.ImageSpec{Image: name, Annotations: p.Annotations}
+	candidates := sync.OnceValue(func() []candidate { return r.credentials(ctx, name) })
 	if r.policy != v1.PullAlways {
 		found, err := r.findImage(ctx, image)
 		if err != nil {
@@ -39,19 +43,34 @@ func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 			r.cfg.Events.Warning(p, c.Name, "InspectFailed", "%s", msg)
 			return nil, &Fault{Reason: ErrImageInspect, Message: msg}
 		}
-		if found != nil {
+		if found != nil && r.allowed(ctx, found, candidates) {
 			r.cfg.Events.Normal(p, c.Name, "Pulled", "Container image %q already present on machine and can be accessed by the pod", r.image)
 			r.cfg.Metrics.Image(r.policy, true, false)
 			return found, nil
 		}
 	}
-	if r.policy == v1.PullNever {
+	if r.policy == v1.PullNever { // whoever may not use the image is not told that it is there
 		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.image)
 		r.cfg.Events.Warning(p, c.Name, ErrImageNeverPull, "%s", msg)
 		return nil, &Fault{Reason: ErrImageNeverPull, Message: msg}
 	}
 	r.cfg.Metrics.Image(r.policy, false, true)
-	return r.pull(ctx, image)
+	return r.pull(ctx, image, candidates())
+}
+
+// allowed tells whether the pod may use the image that is there, or has to show that it can pull it.
+func (r puller) allowed(ctx context.Context, found *cri.Image, candidates func() []candidate) bool {
+	r.cfg.Pulls.Start(ctx, func(ctx context.Context) ([]*cri.Image, error) {
+		resp, err := r.images.ListImages(ctx, &cri.ListImagesRequest{})
+		return resp.GetImages(), err
+	})
+	return r.cfg.Pulls.Allowed(r.image, found.Id, func() []kubeletconfig.ImagePullCredentials {
+		var all []kubeletconfig.ImagePullCredentials
+		for _, c := range candidates() {
+			all = append(all, c.proof)
+		}
+		return all
+	})
 }
 
 // withTag adds the tag latest to an image that has neither tag nor digest.
@@ -77,11 +96,9 @@ func (r puller) findImage(ctx context.Context, image *cri.ImageSpec) (*cri.Image
 	return resp.Image, nil
 }
 
-// pull pulls the image with each fitting credential until one works, with none when there is none. At most
-// Config.ParallelPulls run at once.
-func (r puller) pull(ctx context.Context, image *cri.ImageSpec) (*cri.Image, error) {
+// pull pulls the image with one candidate after the other until one works. At most Config.ParallelPulls run at once.
+func (r puller) pull(ctx context.Context, image *cri.ImageSpec, candidates []candidate) (*cri.Image, error) {
 	p, c := r.pod, r.container
-	auths := r.credentials(ctx, image.Image)
 	began := time.Now()
 	r.cfg.Events.Normal(p, c.Name, "Pulling", "Pulling image %q", r.image)
 	select {
@@ -96,15 +113,21 @@ func (r puller) pull(ctx context.Context, image *cri.ImageSpec) (*cri.Image, err
 		}
 	}
 	waited := time.Since(began)
+	if err := r.cfg.Pulls.Intend(r.image); err != nil {
+		return nil, &Fault{Reason: ErrImagePull, Message: fmt.Sprintf("Failed to record image pull intent for container image %q: %v", r.image, err)}
+	}
 	var errs []error
-	for _, auth := range auths {
-		resp, err := r.images.PullImage(ctx, &cri.PullImageRequest{Image: image, Auth: auth, SandboxConfig: r.sandbox})
+	for _, one := range candidates {
+		resp, err := r.images.PullImage(ctx, &cri.PullImageRequest{Image: image, Auth: one.auth, SandboxConfig: r.sandbox})
 		if err != nil {
 			errs = append(errs, errors.New(message(err)))
 			continue
 		}
-		return r.pulled(ctx, resp.ImageRef, [2]time.Duration{time.Since(began) - waited, time.Since(began)})
+		found, err := r.pulled(ctx, resp.ImageRef, [2]time.Duration{time.Since(began) - waited, time.Since(began)})
+		r.cfg.Pulls.Pulled(r.image, cmp.Or(found.GetId(), resp.ImageRef), one.proof)
+		return found, err
 	}
+	r.cfg.Pulls.Failed(r.image)
 	msg := fmt.Sprintf("failed to pull image %q: %v", r.image, errors.Join(errs...))
 	r.cfg.Events.Warning(p, c.Name, "Failed", "Failed to pull image %q: %v", r.image, errors.Join(errs...))
 	return nil, &Fault{Reason: ErrImagePull, Message: msg}
