@@ -13,7 +13,9 @@ func TestStepEndsDuringPass(t *testing.T) {
 	n := newNode()
 	w := newWorker(&n.pool.cfg, testPod("a"), false)
 	ran, release := 0, make(chan struct{})
-	begin := func() { w.begin(context.Background(), stepSandbox+"s0", false, func(context.Context) { ran++; <-release }) }
+	begin := func() {
+		w.begin(context.Background(), stepSandbox+"s0", false, func(context.Context) { ran++; <-release })
+	}
 	begin()
 	w.snapshot()
 	close(release)

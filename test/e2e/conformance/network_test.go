@@ -49,7 +49,7 @@ func network() []behaviour {
 func (w *world) pair() (server, client *corev1.Pod) {
 	w.Helper()
 	for _, name := range []string{"server", "client"} {
-		p := w.spec(`containers: [{image: "localhost/skiff/probe:v1", args: [serve]}]`)
+		p := w.spec(`containers: [{image: "localhost/skiff/probe:v1", args: [serve], readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}}]`)
 		p.Name = name
 		w.create(p)
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -214,22 +213,28 @@ func get(args []string) error {
 	return nil
 }
 
+// udpSend sends a datagram and prints the answer. A datagram may be lost, or come before the server listens, so it is sent
+// again each half second until there is an answer, for 5 s at most.
 func udpSend(args []string) error {
 	c, err := net.Dial("udp", args[0])
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := c.Write([]byte(strings.Join(args[1:], " "))); err != nil {
-		return err
+	answer := make([]byte, 2048)
+	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		c.SetDeadline(time.Now().Add(500 * time.Millisecond))
+		if _, err = c.Write([]byte(strings.Join(args[1:], " "))); err == nil {
+			var n int
+			if n, err = c.Read(answer); err == nil {
+				fmt.Println(string(answer[:n]))
+				return nil
+			}
+		}
+		if time.Since(begun) > 5*time.Second {
+			return err
+		}
 	}
-	line, err := bufio.NewReader(c).ReadString('\n')
-	if err != nil && line == "" {
-		return err
-	}
-	fmt.Println(line)
-	return nil
 }
 
 func lookup(args []string) error {
