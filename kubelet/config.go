@@ -46,6 +46,8 @@ type Config struct {
 	// Labels and Taints that the node registers with; the latter are added to the configuration's registerWithTaints.
 	Labels map[string]string
 	Taints []v1.Taint
+	// ExternalCloud says that a cloud controller manager initialises the node: until then it bears the taint for that.
+	ExternalCloud bool
 	// ProviderID of the node; when empty, the configuration's.
 	ProviderID string
 	// Version is reported as the kubelet's: v1.37.2.
@@ -54,9 +56,9 @@ type Config struct {
 }
 
 // Load reads a KubeletConfiguration file, and over it the drop-ins of a directory, which may be empty. A field that it does
-// not know is an error that names it.
-func Load(file, dropIns string) (*kubeletconfig.KubeletConfiguration, error) {
-	return configuration.Load(file, dropIns)
+// not know is an error that names it. Patches (RFC 7386) come last.
+func Load(file, dropIns string, patches ...[]byte) (*kubeletconfig.KubeletConfiguration, error) {
+	return configuration.Load(file, dropIns, patches...)
 }
 
 // complete checks the configuration and fills in defaults, in a copy.

@@ -27,15 +27,23 @@ const dropIn = ".conf"
 
 // Load reads a KubeletConfiguration file. A field it does not know is an error that names it. dir may hold drop-ins (KEP-3983):
 // files *.conf, which are merged over the file and over each other in the order of their paths (RFC 7386: lists are
-// replaced); it may be empty. Defaults are not filled in.
-func Load(file, dir string) (*kubeletconfig.KubeletConfiguration, error) {
-	merged, err := read(file)
-	if err != nil {
-		return nil, err
+// replaced); it may be empty. Last come patches, of the same kind, such as those of a command line. Without a file only
+// these count. Defaults are not filled in.
+func Load(file, dir string, patches ...[]byte) (*kubeletconfig.KubeletConfiguration, error) {
+	merged, err := []byte("{}"), error(nil)
+	if file != "" {
+		if merged, err = read(file); err != nil {
+			return nil, err
+		}
 	}
 	if dir != "" {
 		if merged, err = mergeDir(merged, dir); err != nil {
 			return nil, err
+		}
+	}
+	for _, patch := range patches {
+		if merged, err = jsonpatch.MergePatch(merged, patch); err != nil {
+			return nil, fmt.Errorf("merge what the command line says into the kubelet configuration: %w", err)
 		}
 	}
 	c := &kubeletconfig.KubeletConfiguration{}

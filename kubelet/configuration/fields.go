@@ -22,7 +22,7 @@ var applied = []string{
 	"evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "containerLogMaxSize", "containerLogMaxFiles",
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
-	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler",
+	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler", "logging",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerReconcilePeriod", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
@@ -45,7 +45,6 @@ var inert = map[string]string{
 	"volumePluginDir":                           "there are no FlexVolumes; deprecated",
 	"kernelMemcgNotification":                   "memory is looked at every ten seconds anyway",
 	"enableDebugFlagsHandler":                   "the log level does not change while the kubelet runs",
-	"logging":                                   "the log is text on standard error",
 }
 
 // refusal is a field that may only have its default.

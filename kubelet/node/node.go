@@ -47,6 +47,10 @@ type Identity struct {
 	Labels     map[string]string
 	Taints     []v1.Taint
 	ProviderID string
+	// ExternalCloud says that a cloud controller manager initialises the node and knows its addresses; GivenIPs are those
+	// that the operator named, which it is told of.
+	ExternalCloud bool
+	GivenIPs      []string
 	// Unschedulable registers the node as cordoned.
 	Unschedulable bool
 	// Port is that of the kubelet's HTTPS server.

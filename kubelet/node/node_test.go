@@ -260,3 +260,26 @@ func TestReadFacts(t *testing.T) {
 		t.Errorf("facts %+v, %v", f, err)
 	}
 }
+
+// TestExternalCloud: the node waits for its cloud controller manager, and keeps the addresses that that one sets.
+func TestExternalCloud(t *testing.T) {
+	id := Identity{Name: "n", Hostname: "n", IPs: []string{"10.0.0.5"}, ExternalCloud: true}
+	hostname := v1.NodeAddress{Type: v1.NodeHostName, Address: "n"}
+	internal := v1.NodeAddress{Type: v1.NodeInternalIP, Address: "10.0.0.5"}
+	cloud := []v1.NodeAddress{{Type: v1.NodeExternalIP, Address: "192.0.2.1"}}
+	if got := addresses(id, nil); !slices.Equal(got, []v1.NodeAddress{hostname}) {
+		t.Errorf("before the cloud, without --node-ip: %v", got)
+	}
+	id.GivenIPs = id.IPs
+	if got := addresses(id, nil); !slices.Equal(got, []v1.NodeAddress{internal, hostname}) {
+		t.Errorf("before the cloud, with --node-ip: %v", got)
+	}
+	if got := addresses(id, cloud); !slices.Equal(got, cloud) {
+		t.Errorf("after the cloud: %v", got)
+	}
+	n := introduced(id)
+	if len(n.Spec.Taints) != 1 || n.Spec.Taints[0].Key != "node.cloudprovider.kubernetes.io/uninitialized" ||
+		n.Annotations["alpha.kubernetes.io/provided-node-ip"] != "10.0.0.5" {
+		t.Errorf("%+v", n)
+	}
+}

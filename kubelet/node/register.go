@@ -7,6 +7,7 @@ import (
 	"maps"
 	goruntime "runtime"
 	"slices"
+	"strings"
 	"time"
 
 	coordv1 "k8s.io/api/coordination/v1"
@@ -18,6 +19,12 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/component-helpers/apimachinery/lease"
 	"k8s.io/utils/clock"
+)
+
+// What passes between a kubelet and the cloud controller manager (k8s.io/cloud-provider/api).
+const (
+	taintUninitialized   = "node.cloudprovider.kubernetes.io/uninitialized"
+	annotationProvidedIP = "alpha.kubernetes.io/provided-node-ip"
 )
 
 // register creates the Node or takes over the one that exists. It tries until it succeeds or ctx ends, and reports which.
@@ -101,7 +108,13 @@ func missing(want, have map[string]string) map[string]string {
 
 // initial is the Node as it registers.
 func (m *Manager) initial(ctx context.Context) *v1.Node {
-	id := m.cfg.Identity
+	n := introduced(m.cfg.Identity)
+	n.Status = Compute(n.Status, m.cfg.Identity, m.facts, m.observe(ctx), time.Now())
+	return n
+}
+
+// introduced is the part of it that says who the node is.
+func introduced(id Identity) *v1.Node {
 	labels := map[string]string{
 		v1.LabelHostname:          id.Hostname,
 		v1.LabelOSStable:          goruntime.GOOS,
@@ -115,7 +128,12 @@ func (m *Manager) initial(ctx context.Context) *v1.Node {
 			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
 		Spec: v1.NodeSpec{Taints: slices.Clone(id.Taints), ProviderID: id.ProviderID, Unschedulable: id.Unschedulable},
 	}
-	n.Status = Compute(n.Status, id, m.facts, m.observe(ctx), time.Now())
+	if id.ExternalCloud {
+		n.Spec.Taints = append(n.Spec.Taints, v1.Taint{Key: taintUninitialized, Value: "true", Effect: v1.TaintEffectNoSchedule})
+		if len(id.GivenIPs) > 0 {
+			n.Annotations[annotationProvidedIP] = strings.Join(id.GivenIPs, ",")
+		}
+	}
 	return n
 }
 

@@ -60,7 +60,7 @@ func (m *Manager) observe(ctx context.Context) Observed {
 func Compute(old v1.NodeStatus, id Identity, facts Facts, o Observed, now time.Time) v1.NodeStatus {
 	s := *old.DeepCopy()
 	s.Capacity, s.Allocatable = foreign(old.Capacity, o.Capacity), foreign(old.Allocatable, o.Allocatable)
-	s.Addresses = addresses(id)
+	s.Addresses = addresses(id, old.Addresses)
 	s.DaemonEndpoints.KubeletEndpoint.Port = id.Port
 	runtime := s.NodeInfo.ContainerRuntimeVersion
 	if o.RuntimeVersion != "" {
@@ -96,9 +96,19 @@ func foreign(old, ours v1.ResourceList) v1.ResourceList {
 	return all
 }
 
-func addresses(id Identity) []v1.NodeAddress {
+// addresses are the node's own, until a cloud controller manager has set those it knows.
+func addresses(id Identity, old []v1.NodeAddress) []v1.NodeAddress {
+	ips := id.IPs
+	if id.ExternalCloud {
+		if len(old) > 0 {
+			return old
+		}
+		if len(id.GivenIPs) == 0 {
+			ips = nil
+		}
+	}
 	var list []v1.NodeAddress
-	for _, ip := range id.IPs {
+	for _, ip := range ips {
 		if a, err := netip.ParseAddr(ip); err == nil {
 			list = append(list, v1.NodeAddress{Type: v1.NodeInternalIP, Address: a.String()})
 		}
