@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"context"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -8,6 +9,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
+	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/shutdown"
 )
 
@@ -19,13 +21,14 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 	if len(k.guard.problems()) > 0 {
 		return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: shutdown.ReasonRejected, Message: shutdown.MessageRejected}
 	}
-	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: (*Kubelet)(k).allocatable(),
-		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls})
-	if refusal != nil {
-		return k.refuse(p, refusal.Reason, refusal.Message)
-	}
 	if r := k.facts.assigned.Admit(p); r != nil {
 		return k.refuse(p, r.Reason, r.Message)
+	}
+	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: k.admissible(),
+		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls})
+	if refusal != nil {
+		k.facts.assigned.Release(p.UID)
+		return k.refuse(p, refusal.Reason, refusal.Message)
 	}
 	return nil
 }
@@ -34,6 +37,11 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 func (k *admission) refuse(p *v1.Pod, reason, message string) *pod.End {
 	k.log.Warn("pod rejected", "pod", p.Namespace+"/"+p.Name, "reason", reason, "message", message)
 	return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: reason, Message: "Pod was rejected: " + message}
+}
+
+// extra is what a container gets of what its pod has been given.
+func (k *admission) extra(ctx context.Context, p *v1.Pod, c *v1.Container) (*spec.Extra, error) {
+	return k.facts.assigned.Extra(ctx, p, c)
 }
 
 // resize decides whether a running pod gets other resources.

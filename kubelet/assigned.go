@@ -5,6 +5,8 @@ import (
 	"maps"
 	"path/filepath"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/skiff-node/skiff/kubelet/assign"
 	"github.com/skiff-node/skiff/kubelet/dra"
 	"github.com/skiff-node/skiff/kubelet/plugin"
@@ -19,7 +21,17 @@ func newAssigner(k *Kubelet) error {
 	}
 	calls, _ := k.runtime.CRI()
 	a, err := assign.New(assign.Config{Configuration: k.cfg.Configuration, RootDir: k.cfg.RootDir, Reserved: kept.fixed,
-		Runtime: calls, Log: k.log})
+		DevicePluginDir: k.cfg.DevicePluginDir, Dial: plugin.Dial, Counts: k.metrics.Devices, Runtime: calls, Log: k.log,
+		Changed: func() {
+			if k.node != nil {
+				k.node.Wake()
+			}
+		},
+		Sick: func(uids []types.UID) {
+			for _, uid := range uids {
+				k.pool.Wake(uid)
+			}
+		}})
 	if err != nil {
 		return err
 	}

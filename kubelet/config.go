@@ -38,6 +38,9 @@ type Config struct {
 	// CredentialProviderConfig is a file that names plugins for registry credentials, which are in CredentialProviderDir.
 	// Optional.
 	CredentialProviderConfig, CredentialProviderDir string
+	// DevicePluginDir is where device plugins find the kubelet's socket; empty means RootDir/device-plugins. Plugins know no other
+	// place than the constant.
+	DevicePluginDir string
 	// Endpoint of the container runtime: unix:///run/skiff/cri.sock. When empty, the configuration's
 	// containerRuntimeEndpoint.
 	Endpoint string
@@ -54,6 +57,9 @@ type Config struct {
 	Version string
 	Log     *slog.Logger
 }
+
+// DevicePluginDir is the place that is compiled into device plugins.
+const DevicePluginDir = "/var/lib/kubelet/device-plugins"
 
 // Load reads a KubeletConfiguration file, and over it the drop-ins of a directory, which may be empty. A field that it does
 // not know is an error that names it. Patches (RFC 7386) come last.
@@ -86,6 +92,7 @@ func complete(cfg Config) (Config, error) {
 	}
 	orString(&cfg.PodLogsDir, c.PodLogsDir)
 	orString(&cfg.CertDir, filepath.Join(cfg.RootDir, "pki"))
+	orString(&cfg.DevicePluginDir, filepath.Join(cfg.RootDir, "device-plugins"))
 	orString(&cfg.ProviderID, c.ProviderID)
 	orString(&cfg.Version, "v1.37.2")
 	cfg.Taints = append(append([]v1.Taint{}, c.RegisterWithTaints...), cfg.Taints...)

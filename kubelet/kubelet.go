@@ -139,7 +139,7 @@ func (k *Kubelet) newRuntime() error {
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
-		RuntimeHandler: runtimeHandler(k.client), Extras: []runtime.Extra{k.facts.claims.Extra},
+		RuntimeHandler: runtimeHandler(k.client), Extras: []runtime.Extra{k.facts.claims.Extra, (*admission)(k).extra},
 	})
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func (k *Kubelet) newWorkers() error {
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Wrote: k.metrics.Pods.StatusWritten, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
 		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: k.statuses, Events: k.events, Claims: k.facts.claims,
-		Records: record.Dir(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Metrics: k.metrics.Pods, Resizes: k.metrics.Resizes, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Records: record.Dir(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Health: k.facts.assigned.Health, Metrics: k.metrics.Pods, Resizes: k.metrics.Resizes, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
 	wc.Unregister = func(uid types.UID) { k.metrics.Forget(string(uid)) }

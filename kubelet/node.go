@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -29,7 +30,7 @@ func (k *Kubelet) newNode() error {
 		Client: k.client,
 		Identity: node.Identity{Name: k.cfg.NodeName, IPs: k.facts.ips, Labels: k.cfg.Labels, Taints: k.cfg.Taints,
 			ProviderID: k.cfg.ProviderID, ExternalCloud: k.cfg.ExternalCloud, GivenIPs: k.cfg.NodeIPs, Port: c.Port, KubeletVersion: k.cfg.Version},
-		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, Reserved: k.facts.reserved},
+		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, Reserved: k.facts.reserved, Devices: k.facts.assigned.Capacity},
 		Runtime:  calls, Images: images,
 		MaxImages:    int(*c.NodeStatusMaxImages),
 		Metrics:      k.metrics.Node,
@@ -79,6 +80,23 @@ func (k *Kubelet) allocatable() v1.ResourceList {
 		left.Sub(q)
 		list[name] = left
 	}
+	_, devices := k.facts.assigned.Capacity()
+	maps.Copy(list, devices)
+	return list
+}
+
+// admissible is what a new pod finds: what pods may have, extended resources that others advertise for the node, and of devices
+// no less than pods have already.
+func (k *admission) admissible() v1.ResourceList {
+	list := (*Kubelet)(k).allocatable()
+	if n := (*Kubelet)(k).nodeObject(); n != nil {
+		for name, q := range n.Status.Allocatable {
+			if _, ours := list[name]; !ours && strings.Contains(string(name), "/") {
+				list[name] = q
+			}
+		}
+	}
+	k.facts.assigned.Admissible(list)
 	return list
 }
 

@@ -96,7 +96,7 @@ func (s *storage) newCSI(k *Kubelet, tokens csi.Tokens) error {
 
 // newPlugins makes what finds plugins by their sockets and introduces them to the parts that use them.
 func newPlugins(k *Kubelet) error {
-	handlers := map[string]plugin.Handler{}
+	handlers := map[string]plugin.Handler{registerapi.DevicePlugin: k.facts.assigned.Devices()}
 	if k.volumes.drivers != nil {
 		handlers[registerapi.CSIPlugin], handlers[registerapi.DRAPlugin] = k.volumes.drivers, k.facts.claims.Drivers
 	}

@@ -12,14 +12,23 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 	"k8s.io/utils/cpuset"
 
+	"google.golang.org/grpc"
+
 	"github.com/skiff-node/skiff/kubelet/assign/cpus"
+	"github.com/skiff-node/skiff/kubelet/assign/devices"
+	"github.com/skiff-node/skiff/kubelet/assign/numa"
+	"github.com/skiff-node/skiff/kubelet/plugin"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 )
 
@@ -28,6 +37,13 @@ type Config struct {
 	Configuration *kubeletconfig.KubeletConfiguration
 	// RootDir of the kubelet: /var/lib/kubelet.
 	RootDir string
+	// DevicePluginDir is where device plugins find the kubelet. Dial connects to their sockets, Counts counts them.
+	DevicePluginDir string
+	Dial            func(socket string) (*grpc.ClientConn, error)
+	Counts          devices.Counts
+	// Changed is told that the node has more or fewer devices, Sick that these pods' devices are in another health.
+	Changed func()
+	Sick    func(uids []types.UID)
 	// Reserved is what kubeReserved and systemReserved keep together.
 	Reserved v1.ResourceList
 	// Runtime moves running containers to other processors.
@@ -37,8 +53,9 @@ type Config struct {
 
 // Assigner gives parts of the machine to pods.
 type Assigner struct {
-	cfg  Config
-	cpus *cpus.Allocator // nil unless cpuManagerPolicy is static
+	cfg     Config
+	devices *devices.Manager
+	cpus    *cpus.Allocator // nil unless cpuManagerPolicy is static
 }
 
 // Refusal is why a pod cannot have what it asks for, in upstream's words.
@@ -47,6 +64,15 @@ type Refusal struct{ Reason, Message string }
 // New reads what there is to give.
 func New(cfg Config) (*Assigner, error) {
 	a := &Assigner{cfg: cfg}
+	machine, err := readMachine()
+	if err != nil {
+		return nil, err
+	}
+	a.devices, err = devices.New(devices.Config{Dir: cfg.DevicePluginDir, PodsDir: filepath.Join(cfg.RootDir, "pods"), Nodes: machine.IDs(),
+		Dial: cfg.Dial, Changed: cfg.Changed, Sick: cfg.Sick, Counts: cfg.Counts, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Configuration.CPUManagerPolicy != "static" {
 		return a, nil
 	}
@@ -60,6 +86,18 @@ func New(cfg Config) (*Assigner, error) {
 	}
 	a.cpus = cpus.New(cpus.Config{PodsDir: filepath.Join(cfg.RootDir, "pods"), Topology: topology, Reserved: reserved})
 	return a, nil
+}
+
+func readMachine() (numa.Machine, error) {
+	raw, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return nil, fmt.Errorf("read which CPUs are online: %w", err)
+	}
+	online, err := cpuset.Parse(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return nil, fmt.Errorf("read which CPUs are online: %w", err)
+	}
+	return numa.Read("/sys/devices/system/node", numa.Node{CPUs: online})
 }
 
 // reservedCPUs are those named, or as many as kubeReserved and systemReserved keep, rounded up.
@@ -80,14 +118,54 @@ func reservedCPUs(named string, kept v1.ResourceList, topology cpus.Topology) (c
 
 // Admit gives the pod's containers what they ask for, if that has not been done. It returns nil when all have it.
 func (a *Assigner) Admit(p *v1.Pod) *Refusal {
-	if a.cpus == nil {
-		return nil
-	}
-	if err := a.cpus.Allocate(p); err != nil {
+	if err := a.allocate(p); err != nil {
+		a.Release(p.UID)
 		return &Refusal{"UnexpectedAdmissionError", fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
 	}
 	return nil
 }
+
+func (a *Assigner) allocate(p *v1.Pod) error {
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			if err := a.devices.Allocate(p, &list[i], 0); err != nil {
+				return err
+			}
+		}
+	}
+	if a.cpus == nil {
+		return nil
+	}
+	return a.cpus.Allocate(p)
+}
+
+// Release takes back what a pod was given that is not taken in after all. For others that need not be said.
+func (a *Assigner) Release(uid types.UID) {
+	a.devices.Release(uid)
+	if a.cpus == nil {
+		return
+	}
+	if err := a.cpus.Release(uid); err != nil {
+		a.cfg.Log.Warn("a refused pod keeps its CPUs until it is deleted", "uid", uid, "err", err)
+	}
+}
+
+// Extra is what a container that is about to start gets of what its pod was given.
+func (a *Assigner) Extra(ctx context.Context, p *v1.Pod, c *v1.Container) (*spec.Extra, error) {
+	return a.devices.Extra(ctx, p, c)
+}
+
+// Devices takes in device plugins that the plugin watcher finds.
+func (a *Assigner) Devices() plugin.Handler { return a.devices }
+
+// Capacity is what device plugins offer, and how much of it is well.
+func (a *Assigner) Capacity() (capacity, allocatable v1.ResourceList) { return a.devices.Capacity() }
+
+// Admissible raises allocatable to what pods have already.
+func (a *Assigner) Admissible(allocatable v1.ResourceList) { a.devices.Admissible(allocatable) }
+
+// Health tells how the devices of a pod are, by container name.
+func (a *Assigner) Health(p *v1.Pod) map[string][]v1.ResourceStatus { return a.devices.Health(p) }
 
 // Fixed names the policies under which a container's resources cannot change while it runs; empty for none.
 func (a *Assigner) Fixed() (cpuPolicy string) {
@@ -112,7 +190,7 @@ func (a *Assigner) Sets(p *v1.Pod, container string) spec.Sets {
 
 // Loops are what has to run beside.
 func (a *Assigner) Loops() map[string]func(context.Context) error {
-	loops := map[string]func(context.Context) error{}
+	loops := map[string]func(context.Context) error{"device plugins": a.serveDevices}
 	if a.cpus != nil {
 		loops["exclusive CPUs"] = func(ctx context.Context) error {
 			return a.cpus.Run(ctx, a.cfg.Runtime, a.cfg.Configuration.CPUManagerReconcilePeriod.Duration, a.cfg.Log)
@@ -121,8 +199,28 @@ func (a *Assigner) Loops() map[string]func(context.Context) error {
 	return loops
 }
 
+// busyPause is kept before another try to serve device plugins.
+const busyPause = 10 * time.Second
+
+// serveDevices serves device plugins. That it cannot, because another kubelet does, must not stop this one.
+func (a *Assigner) serveDevices(ctx context.Context) error {
+	for {
+		err := a.devices.Run(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.cfg.Log.Warn("device plugins cannot register, will be tried again", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(busyPause):
+		}
+	}
+}
+
 // Container tells which parts of the machine a container has for itself.
 func (a *Assigner) Container(p *v1.Pod, container string, out *podresources.ContainerResources) {
+	a.devices.Container(p, container, out)
 	if a.cpus == nil {
 		return
 	}
@@ -133,6 +231,7 @@ func (a *Assigner) Container(p *v1.Pod, container string, out *podresources.Cont
 
 // Allocatable tells what may be given to containers.
 func (a *Assigner) Allocatable(out *podresources.AllocatableResourcesResponse) {
+	a.devices.Allocatable(out)
 	if a.cpus != nil {
 		out.CpuIds = ids(a.cpus.Allocatable())
 	}

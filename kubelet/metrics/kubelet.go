@@ -19,6 +19,7 @@ type Kubelet struct {
 	Volumes *Volumes
 	Server  *Server
 	API     *API
+	Devices *Devices
 
 	probes          *Counter
 	probeDuration   *Histogram
@@ -47,6 +48,7 @@ func NewKubelet() *Kubelet {
 	claims := Buckets(.1, math.Pow(40/.1, 1./14), 15)
 	k.claims = k.Main.Histogram("dra_operations_duration_seconds", "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops.", claims)
 	k.drivers = k.Main.Histogram("dra_grpc_operations_duration_seconds", "[ALPHA] Duration in seconds of the DRA gRPC operations", claims)
+	k.Devices = newDevices(&k.Main)
 	k.probes = k.Probes.Counter("prober_probe_total", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.")
 	k.probeDuration = k.Probes.Histogram("prober_probe_duration_seconds", "[ALPHA] Duration in seconds for a probe response.", defaults)
 	k.healthy = k.Health.Gauge("kubernetes_healthcheck", "[STABLE] This metric records the result of a single healthcheck.")

@@ -3,6 +3,7 @@ package node
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -204,6 +205,11 @@ func resources(c Capacity, f Facts) (capacity, allocatable v1.ResourceList) {
 		if strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix) {
 			subtract(v1.ResourceMemory, q)
 		}
+	}
+	if c.Devices != nil {
+		all, well := c.Devices()
+		maps.Copy(capacity, all)
+		maps.Copy(allocatable, well)
 	}
 	return capacity, allocatable
 }

@@ -68,6 +68,8 @@ type Capacity struct {
 	// Reserved returns what is kept from pods out of the given capacity: for the system, for the kubelet, and up to the
 	// hard eviction thresholds. May be nil.
 	Reserved func(capacity v1.ResourceList) v1.ResourceList
+	// Devices returns what device plugins offer. May be nil.
+	Devices func() (capacity, allocatable v1.ResourceList)
 }
 
 // Pressure says of which resources the node is short.

@@ -38,7 +38,7 @@ const (
 // Handler takes in plugins of one type.
 type Handler interface {
 	// Register takes a plugin in that listens on the socket endpoint; its error is told to the plugin. A plugin that is
-	// registered already replaces the former one.
+	// registered already replaces the former one. ctx lasts as long as the plugin's socket is there and the watcher runs.
 	Register(ctx context.Context, name, endpoint string, versions []string) error
 	// Unregister forgets the plugin, if it still has that endpoint.
 	Unregister(name, endpoint string)

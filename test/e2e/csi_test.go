@@ -26,10 +26,14 @@ const csiDriver = "SKIFF_E2E_CSI_DRIVER"
 const diskDriver = "disk.example.org"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(csiDriver) == "" {
+	run := runDriver
+	switch {
+	case os.Getenv(devicePlugin) != "":
+		run = runPlugin
+	case os.Getenv(csiDriver) == "":
 		os.Exit(m.Run())
 	}
-	if err := runDriver(os.Stdin, os.Stdout); err != nil {
+	if err := run(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -197,7 +197,7 @@ func (w *wiring) kubelet(ctx context.Context, ready func(string)) error {
 	}
 	k, err := kubelet.New(kubelet.Config{
 		Configuration: conf, NodeName: w.c.NodeName, NodeIPs: []string{w.c.NodeIP}, Kubeconfig: w.paths.Kubeconfigs.Kubelet,
-		RootDir: filepath.Join(w.c.Dirs.State, "kubelet"), PodLogsDir: w.c.Dirs.Pods, Log: slog.Default(),
+		RootDir: filepath.Join(w.c.Dirs.State, "kubelet"), DevicePluginDir: kubelet.DevicePluginDir, PodLogsDir: w.c.Dirs.Pods, Log: slog.Default(),
 	})
 	if err != nil {
 		return err

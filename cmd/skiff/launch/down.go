@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/skiff-node/skiff/cmd/skiff/config"
 	"github.com/skiff-node/skiff/cmd/skiff/daemon"
 	"github.com/skiff-node/skiff/cmd/skiff/term"
+	"github.com/skiff-node/skiff/kubelet"
 	"github.com/skiff-node/skiff/proxy"
 )
 
@@ -191,7 +193,7 @@ func rmdirBusy(dir string) error {
 // removeFiles removes the directories of skiff, the logs of its pods, and the files elsewhere that bear its mark.
 func removeFiles(c config.Config) error {
 	var errs []error
-	errs = append(errs, removeLinks(c))
+	errs = append(errs, removeLinks(c), removeDevicePlugins(kubelet.DevicePluginDir))
 	for _, dir := range []string{c.Dirs.Run, c.Dirs.State, c.Dirs.Log, c.Dirs.Config, c.Dirs.Pods} {
 		errs = append(errs, removeTree(dir))
 	}
@@ -199,6 +201,20 @@ func removeFiles(c config.Config) error {
 		errs = append(errs, config.RemoveManaged(f))
 	}
 	return errors.Join(errs...)
+}
+
+// removeDevicePlugins removes the kubelet's place for device plugins, and what is above it if nothing else is there. One that
+// another kubelet serves stays.
+func removeDevicePlugins(dir string) error {
+	if conn, err := net.Dial("unix", filepath.Join(dir, "kubelet.sock")); err == nil {
+		conn.Close()
+		return nil
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(dir)) // fails when there is more in it
+	return nil
 }
 
 // removeTree removes a directory; one that is a mount point of the machine stays, empty.

@@ -110,6 +110,15 @@ func (a *Allocator) Allocate(p *v1.Pod) error {
 	return nil
 }
 
+// Release takes back the pod's processors.
+func (a *Allocator) Release(uid types.UID) error {
+	if err := os.Remove(a.path(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("take back the pod's CPUs: %w", err)
+	}
+	a.changed()
+	return nil
+}
+
 // share divides the pod's processors among its containers.
 func (a *Allocator) share(p *v1.Pod, set cpuset.CPUSet) file {
 	f, left := file{}, set

@@ -23,7 +23,8 @@ type Refusal struct{ Reason, Message string }
 type Node struct {
 	// Object is the node as last seen in the API, nil when there is none: then labels and taints are not looked at.
 	Object *v1.Node
-	// Allocatable is what pods may use, "pods" included.
+	// Allocatable is what pods may use, "pods" included. A resource that is not in it is none of the node's: a scheduler that
+	// knows about it looks after it.
 	Allocatable v1.ResourceList
 	// UnsafeSysctls are allowed beside the safe ones: names, or prefixes that end in "*" (allowedUnsafeSysctls).
 	UnsafeSysctls []string
@@ -72,7 +73,7 @@ func checkResources(p *v1.Pod, _ bool, active []*v1.Pod, n Node) *Refusal {
 		name := v1.ResourceName(s)
 		capacity, known := n.Allocatable[name]
 		want, have := wanted[name], used[name]
-		if want.IsZero() || (!known && native(name)) {
+		if want.IsZero() || !known {
 			continue
 		}
 		w, h, c := amount(name, want.Value(), want.MilliValue()), amount(name, have.Value(), have.MilliValue()), amount(name, capacity.Value(), capacity.MilliValue())
@@ -102,11 +103,6 @@ func withoutClaimed(p *v1.Pod) *v1.Pod {
 		}
 	}
 	return out
-}
-
-// native resources count as there while the node has not said how much it has.
-func native(name v1.ResourceName) bool {
-	return name == v1.ResourceCPU || name == v1.ResourceMemory || name == v1.ResourceEphemeralStorage
 }
 
 // amount counts CPUs in thousandths.

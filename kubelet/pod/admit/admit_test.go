@@ -44,7 +44,7 @@ func TestSysctls(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	n := Node{Object: &v1.Node{}, Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"),
-		v1.ResourcePods: resource.MustParse("2")}}
+		v1.ResourcePods: resource.MustParse("2"), "x.y/gpu": resource.MustParse("0")}}
 	n.Object.Labels = map[string]string{"zone": "a"}
 	n.Object.Spec.Taints = []v1.Taint{{Key: "x", Effect: v1.TaintEffectNoExecute}, {Key: "y", Effect: v1.TaintEffectNoSchedule}}
 	const fits = ", tolerations: [{key: x, operator: Exists}]"
@@ -61,6 +61,7 @@ func TestCheck(t *testing.T) {
 			message: "Node didn't have enough resource: memory, requested: 2147483648, used: 0, capacity: 1073741824"},
 		{name: "pods", spec: "containers: [{name: a}]" + fits, active: []*v1.Pod{running, running}, reason: "OutOfpods",
 			message: "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"},
+		{name: "extended, of the cluster", spec: "containers: [{name: a, resources: {requests: {x.y/license: 1}}}]" + fits},
 		{name: "extended", spec: "containers: [{name: a, resources: {requests: {x.y/gpu: 1}}}]" + fits, reason: "OutOfx.y/gpu",
 			message: "Node didn't have enough resource: x.y/gpu, requested: 1, used: 0, capacity: 0"},
 		{name: "extended, by a claim", spec: "containers: [{name: a, resources: {requests: {x.y/gpu: 1}}}]" + fits +
