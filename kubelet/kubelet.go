@@ -203,7 +203,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 // parts are the loops that make up a running kubelet.
 func (k *Kubelet) parts() map[string]func(context.Context) error {
 	calls, _ := k.runtime.CRI()
-	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Wake, Metrics: k.metrics.Events, Log: k.log})
+	watcher := observe.New(observe.Config{Stream: calls, List: k.runtime.Fingerprints, Changed: k.pool.Changed, Metrics: k.metrics.Events, Log: k.log})
 	parts := map[string]func(context.Context) error{
 		"pod workers": k.pool.Run, "pod sources": k.source.Run, "runtime watch": watcher.Run, "volumes": k.volumes.run, "sweep": k.sweep,
 		"guard": k.guard.run,

@@ -119,7 +119,8 @@ func (w *Watcher) stream(ctx context.Context, tell func(bool)) error {
 			w.cfg.Metrics.Streaming(true)
 			tell(true)
 		}
-		if uid := uidOf(event); uid != "" {
+		// What has only been created does nothing yet, and who has created it goes on from there.
+		if uid := uidOf(event); uid != "" && event.ContainerEventType != cri.ContainerEventType_CONTAINER_CREATED_EVENT {
 			w.cfg.Changed(uid)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"google.golang.org/grpc"
@@ -80,15 +81,15 @@ type Config struct {
 // Runtime is a client of one CRI runtime.
 type Runtime struct {
 	resizer
-	cfg      Config
-	conns    []*grpc.ClientConn
-	runtime  cri.RuntimeServiceClient
-	images   cri.ImageServiceClient
-	name     string
-	pulls    chan struct{}
-	rate     *rate.Limiter // nil for no limit
-	mu       sync.Mutex
-	finished map[string]finished // statuses of exited containers, which do not change any more
+	cfg     Config
+	conns   []*grpc.ClientConn
+	runtime cri.RuntimeServiceClient
+	images  cri.ImageServiceClient
+	name    string
+	pulls   chan struct{}
+	rate    *rate.Limiter // nil for no limit
+	mu      sync.Mutex
+	known   map[types.UID]settled // what does not change any more, by pod
 }
 
 const maxMessage = 16 << 20
@@ -110,7 +111,7 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = metrics.NewKubelet().Runtime
 	}
-	r := &Runtime{cfg: cfg, pulls: make(chan struct{}, cfg.ParallelPulls), finished: map[string]finished{}}
+	r := &Runtime{cfg: cfg, pulls: make(chan struct{}, cfg.ParallelPulls), known: map[types.UID]settled{}}
 	if cfg.PullRate > 0 {
 		r.rate = rate.NewLimiter(rate.Limit(cfg.PullRate), max(cfg.PullBurst, 1))
 	}

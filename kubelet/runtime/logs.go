@@ -99,8 +99,11 @@ func (l launch) link(id, log string) {
 	_ = os.Symlink(log, path)
 }
 
-// RemoveLogs removes the pod's logs and the links to them.
+// RemoveLogs removes the pod's logs and the links to them, the last that is left of a pod, and forgets it.
 func (r *Runtime) RemoveLogs(p *v1.Pod) error {
+	r.mu.Lock()
+	delete(r.known, p.UID)
+	r.mu.Unlock()
 	dir := spec.PodLogDir(r.cfg.Node.LogsDir, p)
 	links, _ := filepath.Glob(filepath.Join(linksDir(r.cfg.Node.LogsDir), p.Name+"_"+p.Namespace+"_*.log"))
 	for _, l := range links {

@@ -16,10 +16,11 @@ import (
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 )
 
-// finished is a container that has exited, as it will stay.
-type finished struct {
-	container pod.Container
-	uid       types.UID
+// settled are statuses of one pod's that stay as they are while the lists say the same state: of a sandbox that is ready, of
+// containers that run or have exited.
+type settled struct {
+	sandboxes  map[string]pod.Sandbox
+	containers map[string]pod.Container
 }
 
 // Observe lists what the runtime has of one pod: sandboxes and containers, newest first.
@@ -35,19 +36,29 @@ func (r *Runtime) Observe(ctx context.Context, uid types.UID) ([]pod.Sandbox, []
 	if err != nil {
 		return nil, nil, fmt.Errorf("list containers: %w", err)
 	}
-	look := observer{r, uid}
+	r.mu.Lock()
+	look := observer{r, r.known[uid], settled{map[string]pod.Sandbox{}, map[string]pod.Container{}}}
+	r.mu.Unlock()
 	sandboxes, err := look.sandboxes(ctx, boxes.Items)
 	if err != nil {
 		return nil, nil, err
 	}
 	containers, err := look.containers(ctx, conts.Containers)
-	return sandboxes, containers, err
+	if err != nil {
+		return nil, nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known[uid] = look.now; len(boxes.Items)+len(conts.Containers) == 0 {
+		delete(r.known, uid)
+	}
+	return sandboxes, containers, nil
 }
 
-// observer looks at one pod.
+// observer looks at one pod: known is what has been settled before, now what is.
 type observer struct {
 	*Runtime
-	uid types.UID
+	known, now settled
 }
 
 func (r observer) sandboxes(ctx context.Context, items []*cri.PodSandbox) ([]pod.Sandbox, error) {
@@ -65,20 +76,36 @@ func (r observer) sandboxes(ctx context.Context, items []*cri.PodSandbox) ([]pod
 			list = append(list, s)
 			continue
 		}
-		resp, err := r.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: item.Id})
+		s, err := r.sandbox(ctx, s)
 		if notFound(err) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("status of sandbox %s: %w", item.Id, err)
 		}
-		st := resp.Status
-		s.Ready = st.State == cri.PodSandboxState_SANDBOX_READY
-		s.HostNetwork = st.GetLinux().GetNamespaces().GetOptions().GetNetwork() == cri.NamespaceMode_NODE
-		s.IPs = ips(st.Network)
 		list = append(list, s)
 	}
 	return list, nil
+}
+
+// sandbox completes what the list says, from memory when the sandbox is still ready.
+func (r observer) sandbox(ctx context.Context, s pod.Sandbox) (pod.Sandbox, error) {
+	if old, ok := r.known.sandboxes[s.ID]; ok && s.Ready {
+		r.now.sandboxes[s.ID] = old
+		return old, nil
+	}
+	resp, err := r.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: s.ID})
+	if err != nil {
+		return s, err
+	}
+	st := resp.Status
+	s.Ready = st.State == cri.PodSandboxState_SANDBOX_READY
+	s.HostNetwork = st.GetLinux().GetNamespaces().GetOptions().GetNetwork() == cri.NamespaceMode_NODE
+	s.IPs = ips(st.Network)
+	if s.Ready && (s.HostNetwork || len(s.IPs) > 0) {
+		r.now.sandboxes[s.ID] = s
+	}
+	return s, nil
 }
 
 func ips(n *cri.PodSandboxNetworkStatus) []string {
@@ -94,10 +121,8 @@ func ips(n *cri.PodSandboxNetworkStatus) []string {
 
 func (r observer) containers(ctx context.Context, items []*cri.Container) ([]pod.Container, error) {
 	sort.Slice(items, func(i, j int) bool { return items[i].CreatedAt > items[j].CreatedAt })
-	seen := map[string]bool{}
 	list := make([]pod.Container, 0, len(items))
 	for _, item := range items {
-		seen[item.Id] = true
 		c, err := r.container(ctx, item)
 		if notFound(err) {
 			continue
@@ -107,17 +132,14 @@ func (r observer) containers(ctx context.Context, items []*cri.Container) ([]pod
 		}
 		list = append(list, c)
 	}
-	r.forget(seen)
 	return list, nil
 }
 
-// container reads one status, from memory when the container has exited.
+// container reads one status, from memory when the container still runs, or had exited.
 func (r observer) container(ctx context.Context, item *cri.Container) (pod.Container, error) {
-	r.mu.Lock()
-	done, ok := r.finished[item.Id]
-	r.mu.Unlock()
-	if ok {
-		return done.container, nil
+	if old, ok := r.known.containers[item.Id]; ok && (old.State == pod.Exited || old.State == state(item.State)) {
+		r.now.containers[item.Id] = old
+		return old, nil
 	}
 	resp, err := r.runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: item.Id})
 	if err != nil {
@@ -127,22 +149,11 @@ func (r observer) container(ctx context.Context, item *cri.Container) (pod.Conta
 	c.SandboxID = item.PodSandboxId
 	if c.State == pod.Exited {
 		c.Message = lastWords(ctx, resp.Status, c.Message)
-		r.mu.Lock()
-		r.finished[c.ID] = finished{c, r.uid}
-		r.mu.Unlock()
+	}
+	if c.State == pod.Exited || c.State == pod.Running {
+		r.now.containers[c.ID] = c
 	}
 	return c, nil
-}
-
-// forget drops the remembered containers of the pod that are gone.
-func (r observer) forget(seen map[string]bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, f := range r.finished {
-		if f.uid == r.uid && !seen[id] {
-			delete(r.finished, id)
-		}
-	}
 }
 
 func convert(st *cri.ContainerStatus) pod.Container {

@@ -219,18 +219,16 @@ func (pl *Pool) Orphan(p *v1.Pod) {
 	pl.launch(p.UID, w)
 }
 
-// Wake makes the pod's worker look again.
-func (pl *Pool) Wake(uid types.UID) {
+// Changed makes the pod's worker look again, at what the runtime has of the pod as well.
+func (pl *Pool) Changed(uid types.UID) {
 	if w := pl.worker(uid); w != nil {
-		w.poke()
+		w.changed()
 	}
 }
 
-// WakeAll makes all workers look again.
-func (pl *Pool) WakeAll() {
-	pl.mu.Lock()
-	defer pl.mu.Unlock()
-	for _, w := range pl.workers {
+// Wake makes the pod's worker look again.
+func (pl *Pool) Wake(uid types.UID) {
+	if w := pl.worker(uid); w != nil {
 		w.poke()
 	}
 }

@@ -129,7 +129,7 @@ func (w resizer) settle(p *v1.Pod, o *pod.Observed) {
 		switch {
 		case c.State != pod.Running:
 			delete(w.resize.actual, c.Name)
-		case w.first && known && w.resize.recalled[c.Name] != c.ID:
+		case !w.view.made && known && w.resize.recalled[c.Name] != c.ID:
 			delete(w.resize.actual, c.Name)
 			known = false
 			fallthrough

@@ -25,14 +25,14 @@ func (w starter) start(ctx context.Context, p *v1.Pod, s *pod.Start) {
 		return
 	}
 	w.clearFault("")
-	w.poke()
+	w.changed()
 	for _, c := range s.Containers {
 		if ctx.Err() != nil {
 			return
 		}
 		req.Start = c
 		w.startOne(ctx, &req)
-		w.poke()
+		w.changed()
 	}
 }
 

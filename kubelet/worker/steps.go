@@ -53,6 +53,7 @@ func (w *worker) begin(ctx context.Context, name string, replace bool, fn func(c
 		defer w.steps.group.Done()
 		defer cancel()
 		fn(ctx)
+		w.view.stale.Store(true) // before the step counts as ended: whoever sees that looks at what it has made
 		w.mu.Lock()
 		if w.steps.running[name] == mine {
 			delete(w.steps.running, name)

@@ -5,7 +5,8 @@
 //
 // What wakes it carries no information (a channel of capacity one): a change of the pod in the API, an event of the
 // runtime, a probe's verdict, the end of a step, a changed ConfigMap. Each pass looks at everything afresh, so a wake-up
-// can be lost in another one but never matters less for it.
+// can be lost in another one but never matters less for it. Only the runtime is not asked again as long as nothing can have
+// changed there.
 //
 // A pass never blocks on a step. Steps that take time (pull and start, hooks, stop calls) run beside the worker, each
 // under a name, at most one of a name at a time; when one ends it leaves its result and wakes the worker. So a deletion is
@@ -18,7 +19,9 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -153,7 +156,7 @@ type worker struct {
 	wake chan struct{}
 
 	last     *v1.PodStatus
-	first    bool // no pass has been made yet
+	view     view
 	seen     time.Time
 	ending   ending
 	adopted  map[string]pod.Probes
@@ -172,6 +175,15 @@ type worker struct {
 	steps   steps
 }
 
+// view is what was last seen of the pod in the runtime. It holds until the runtime tells of a change, a step of the worker's own
+// has ended, or a time has come: a pass that something else has called for need not ask again.
+type view struct {
+	made       bool        // a pass has been made
+	stale      atomic.Bool // what was seen may have changed
+	sandboxes  []pod.Sandbox
+	containers []pod.Container
+}
+
 // trouble is what is remembered of containers that do not start, by name.
 type trouble struct {
 	crashes map[string]pod.Crash
@@ -182,7 +194,7 @@ type trouble struct {
 
 func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 	w := &worker{
-		cfg: cfg, pod: p, static: static, first: true, seen: time.Now(), wake: make(chan struct{}, 1),
+		cfg: cfg, pod: p, static: static, seen: time.Now(), wake: make(chan struct{}, 1),
 		log:      cfg.Log.With("pod", p.Namespace+"/"+p.Name, "uid", p.UID),
 		kills:    map[string]pod.Kill{},
 		trouble:  trouble{crashes: map[string]pod.Crash{}, faults: map[string]pod.Fault{}, delays: map[string]time.Duration{}},
@@ -192,8 +204,14 @@ func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 	resizer{w}.recall()
 	w.steps.running = map[string]*step{}
 	w.adopted = adopted(p)
-	w.poke()
+	w.changed()
 	return w
+}
+
+// changed wakes the worker to ask the runtime anew.
+func (w *worker) changed() {
+	w.view.stale.Store(true)
+	w.poke()
 }
 
 // poke wakes the worker.
@@ -242,6 +260,7 @@ func (w *worker) run(ctx context.Context) {
 			return
 		case <-w.wake:
 		case <-timer:
+			w.view.stale.Store(true)
 		}
 	}
 }
@@ -254,17 +273,15 @@ const afterError = time.Second
 func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	began, operation := time.Now(), "sync"
 	d, o := w.snapshot()
-	if w.first {
+	if !w.view.made {
 		w.cfg.Metrics.Began(d.Pod, began.Sub(w.seen))
 	}
-	sandboxes, containers, err := w.cfg.Runtime.Observe(ctx, d.Pod.UID)
-	if err != nil {
+	if err := w.observe(ctx, &o, d.Pod.UID); err != nil {
 		if ctx.Err() == nil {
 			w.log.Warn("cannot observe pod", "err", err)
 		}
 		return time.Now().Add(afterError), false
 	}
-	o.Sandboxes, o.Containers = sandboxes, containers
 	resizer{w}.see(&d, &o)
 	resizer{w}.keep(&o)
 	w.probe(d.Pod, &o)
@@ -275,17 +292,31 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 	w.publish(d, st, &acts)
 	w.act(ctx, &d, &acts)
 	switch {
-	case w.first:
+	case !w.view.made:
 		operation = "create"
 	case acts.Done:
 		operation = "terminated"
 	}
 	w.cfg.Metrics.Pass(operation, time.Since(began))
-	w.first = false
+	w.view.made = true
 	if !acts.Done {
 		return acts.Again, false
 	}
 	return finisher{w}.finish(ctx, &d, &o)
+}
+
+// observe takes in what the runtime has of the pod, as it was last seen if nothing has happened since.
+func (w *worker) observe(ctx context.Context, o *pod.Observed, uid types.UID) error {
+	if w.view.stale.Swap(false) {
+		sandboxes, containers, err := w.cfg.Runtime.Observe(ctx, uid)
+		if err != nil {
+			w.view.stale.Store(true)
+			return err
+		}
+		w.view.sandboxes, w.view.containers = sandboxes, containers
+	}
+	o.Sandboxes, o.Containers = slices.Clone(w.view.sandboxes), slices.Clone(w.view.containers)
+	return nil
 }
 
 // snapshot copies what the decision depends on. It is taken before the runtime is observed: a start that ends in between

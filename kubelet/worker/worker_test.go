@@ -43,6 +43,7 @@ type node struct {
 	failing  map[string]error // by step
 	updates  []string         // of running containers
 	told     []string         // what the runtime was told of the sandbox
+	asked    int              // how often the runtime was asked what it has
 }
 
 func newNode() *node {
@@ -79,6 +80,7 @@ func (n *node) Name() string { return "test" }
 func (n *node) Observe(context.Context, types.UID) ([]pod.Sandbox, []pod.Container, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.asked++
 	if err := n.failing["observe"]; err != nil {
 		return nil, nil, err
 	}
@@ -148,7 +150,7 @@ func (n *node) StartContainer(ctx context.Context, req *runtime.Request) error {
 		CreatedAt: time.Now(), StartedAt: time.Now(), Restarts: max(req.Start.Restarts, 0)}}, n.containers...)
 	if n.hook > 0 {
 		n.mu.Unlock()
-		n.pool.WakeAll()
+		n.happened()
 		time.Sleep(n.hook)
 		n.mu.Lock()
 	}
@@ -169,6 +171,13 @@ func (n *node) StopContainer(ctx context.Context, id string, grace time.Duration
 	return n.step("stop " + strings.Split(id, "-")[0])
 }
 
+// happened wakes all workers, as events of the runtime would.
+func (n *node) happened() {
+	for _, p := range n.pool.Pods() {
+		n.pool.Changed(p.UID)
+	}
+}
+
 // exit ends a container, given by ID or name, and wakes its worker as the runtime's event would.
 func (n *node) exit(which string, code int32) {
 	n.mu.Lock()
@@ -178,7 +187,7 @@ func (n *node) exit(which string, code int32) {
 		}
 	}
 	n.mu.Unlock()
-	n.pool.WakeAll()
+	n.happened()
 }
 
 func (n *node) RemoveContainer(_ context.Context, id string) error {
@@ -359,6 +368,35 @@ func TestLife(t *testing.T) {
 		synctest.Wait()
 		if n.pool.Has("u") {
 			t.Error("the worker is still there")
+		}
+	})
+}
+
+// TestAsksRuntimeOnlyAfterChanges: what the API or a probe tells is no reason to ask the runtime again; its own events are.
+func TestAsksRuntimeOnlyAfterChanges(t *testing.T) {
+	play(t, func(n *node) {
+		p := testPod("a")
+		n.pool.Update(p, false)
+		synctest.Wait()
+		n.mu.Lock()
+		before := n.asked
+		n.mu.Unlock()
+		for range 3 {
+			p = p.DeepCopy()
+			n.pool.Update(p, false)
+			n.pool.Wake(p.UID)
+			synctest.Wait()
+		}
+		n.mu.Lock()
+		if n.asked != before {
+			t.Errorf("asked %d times for nothing", n.asked-before)
+		}
+		n.sandboxes[0].Ready, n.containers[0].State = false, pod.Exited // lost behind the worker's back
+		n.mu.Unlock()
+		n.pool.Changed(p.UID)
+		synctest.Wait()
+		if n.running() != 1 {
+			t.Error("the loss is not seen")
 		}
 	})
 }

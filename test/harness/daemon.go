@@ -123,6 +123,8 @@ failSwapOn: false
 containerRuntimeEndpoint: unix://%s
 cgroupRoot: %s
 staticPodPath: %s
+clusterDNS: [10.43.0.10]
+clusterDomain: cluster.local
 authentication: {x509: {clientCAFile: /var/lib/skiff/pki/ca.crt}, webhook: {enabled: true}, anonymous: {enabled: false}}
 authorization: {mode: Webhook}
 tlsCertFile: /var/lib/skiff/pki/kubelet-serving.crt
