@@ -82,9 +82,11 @@ func (s *storage) newCSI(k *Kubelet, tokens csi.Tokens) error {
 			k.node.Wake()
 		}
 	}
-	reported := func(name v1.UniqueVolumeName) bool {
-		n := k.nodeObject()
-		return n == nil || slices.Contains(n.Status.VolumesInUse, name)
+	reported := func(name v1.UniqueVolumeName) error {
+		if n := k.nodeObject(); n != nil {
+			return csi.Safe(&n.Status, name)
+		}
+		return nil
 	}
 	s.csi, err = csi.New(csi.Config{Root: k.cfg.RootDir, Node: k.cfg.NodeName, Client: k.client, Drivers: s.drivers,
 		Tokens: tokens, Events: k.events, InUseChanged: inUseChanged, Reported: reported, Log: k.log})

@@ -8,16 +8,11 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
-	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/controller"
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 	namespacecontroller "k8s.io/kubernetes/pkg/controller/namespace"
 	"k8s.io/kubernetes/pkg/controller/podgc"
 	quotacontroller "k8s.io/kubernetes/pkg/controller/resourcequota"
-	"k8s.io/kubernetes/pkg/controller/volume/ephemeral"
-	"k8s.io/kubernetes/pkg/controller/volume/persistentvolume"
-	"k8s.io/kubernetes/pkg/controller/volume/pvcprotection"
-	"k8s.io/kubernetes/pkg/controller/volume/pvprotection"
 	quotainstall "k8s.io/kubernetes/pkg/quota/v1/install"
 )
 
@@ -87,47 +82,4 @@ func quota(ctx context.Context, e *env) (func(context.Context), error) {
 		func(ctx context.Context) { c.Run(ctx, workers) },
 		func(ctx context.Context) { c.Sync(ctx, kinds, rediscover) },
 	), nil
-}
-
-func claimProtection(ctx context.Context, e *env) (func(context.Context), error) {
-	c, err := pvcprotection.NewPVCProtectionController(klog.FromContext(ctx),
-		e.Informers.Core().V1().PersistentVolumeClaims(), e.Informers.Core().V1().Pods(), e.client)
-	if err != nil {
-		return nil, err
-	}
-	return with(1, c.Run), nil
-}
-
-func volumeProtection(ctx context.Context, e *env) (func(context.Context), error) {
-	c, err := pvprotection.NewPVProtectionController(klog.FromContext(ctx), e.Informers.Core().V1().PersistentVolumes(), e.client)
-	if err != nil {
-		return nil, err
-	}
-	return with(1, c.Run), nil
-}
-
-func ephemeralVolumes(ctx context.Context, e *env) (func(context.Context), error) {
-	c, err := ephemeral.NewController(ctx, e.client, e.Informers.Core().V1().Pods(), e.Informers.Core().V1().PersistentVolumeClaims())
-	if err != nil {
-		return nil, err
-	}
-	return with(workers, c.Run), nil
-}
-
-// volumeBinder binds claims to volumes. It provisions and recycles none itself: that is for external provisioners.
-func volumeBinder(ctx context.Context, e *env) (func(context.Context), error) {
-	c, err := persistentvolume.NewController(ctx, persistentvolume.ControllerParameters{
-		KubeClient:                e.client,
-		SyncPeriod:                15 * time.Second,
-		VolumeInformer:            e.Informers.Core().V1().PersistentVolumes(),
-		ClaimInformer:             e.Informers.Core().V1().PersistentVolumeClaims(),
-		ClassInformer:             e.Informers.Storage().V1().StorageClasses(),
-		PodInformer:               e.Informers.Core().V1().Pods(),
-		NodeInformer:              e.Informers.Core().V1().Nodes(),
-		EnableDynamicProvisioning: true,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return c.Run, nil
 }

@@ -27,6 +27,7 @@ const (
 	endpoints    = "endpoints.v1."
 	claims       = "persistentvolumeclaims.v1."
 	volumes      = "persistentvolumes.v1."
+	attachments  = "volumeattachments.v1.storage.k8s.io"
 	requests     = "certificatesigningrequests.v1.certificates.k8s.io"
 	devices      = "resourceclaims.v1.resource.k8s.io"
 )
@@ -70,5 +71,7 @@ func table() []row {
 		{"persistentvolume-protection-controller", []string{volumes}, volumeProtection},
 		{"ephemeral-volume-controller", []string{claims, pods}, ephemeralVolumes},
 		{"persistentvolume-binder-controller", []string{claims, volumes, "storageclasses.v1.storage.k8s.io", pods, nodes}, volumeBinder},
+		{"persistentvolume-attach-detach-controller", []string{attachments, claims, volumes, "csinodes.v1.storage.k8s.io", "csidrivers.v1.storage.k8s.io", pods, nodes}, attachDetach},
+		{"persistentvolume-expander-controller", []string{claims, volumes}, volumeExpander},
 	}
 }

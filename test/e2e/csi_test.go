@@ -238,10 +238,13 @@ func TestCSI(t *testing.T) {
 		return out == "node-id", out
 	})
 	for _, id := range []string{"disk-1", "disk-2"} {
-		attach(t, h, id)
-		state("attach " + id)
+		attach(t, h, id, state)
 	}
 	h.Kubectl("wait", "--for=condition=Ready", "pod/loaded", "--timeout=60s")
+	told := h.Kubectl("get", "events", "--field-selector", "reason=SuccessfulAttachVolume", "-o", "jsonpath={.items[*].message}")
+	if !strings.Contains(told, `AttachVolume.Attach succeeded for volume "disk-1"`) {
+		t.Errorf("events: %q", told)
+	}
 	node := strings.TrimSpace(h.Kubectl("get", "csinodes", "-o", "jsonpath={.items[0].spec.drivers[0].name} {.items[0].spec.drivers[0].allocatable.count}"))
 	if node != diskDriver+" 7" {
 		t.Errorf("the node's drivers: %q", node)
@@ -281,6 +284,8 @@ func TestCSI(t *testing.T) {
 		t.Errorf("the pod is gone, and the driver: %+v", st)
 	}
 	inUse(false)
+	expect(t, h, "", "get", "volumeattachments", "-o", "name") // the cluster has detached them
+	expect(t, h, "", "get", "nodes", "-o", "jsonpath={.items[*].status.volumesAttached}")
 	for file, want := range map[string]string{"disks/disk-1/file": "cargo", "disks/disk-1/log/x": "line", "disks/disk-2/file": "scratch", "shelf/file": "shelf"} {
 		if got, err := os.ReadFile(filepath.Join(h.Path("/var/lib/skiff"), file)); err != nil || strings.TrimSpace(string(got)) != want {
 			t.Errorf("%s: %q, %v", file, got, err)
@@ -292,17 +297,15 @@ func TestCSI(t *testing.T) {
 	}
 }
 
-// attach does to the API what the cluster does to attach a volume: the kubelet reads it there.
-func attach(t *testing.T, h *harness.Host, id string) {
+// attach does what the driver's external attacher does: it waits for the cluster to ask that the volume be attached to the node,
+// has the driver do it, and says so.
+func attach(t *testing.T, h *harness.Host, id string, driver func(string) driverState) {
 	t.Helper()
 	node := strings.TrimSpace(h.Kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"))
 	name := fmt.Sprintf("csi-%x", sha256.Sum256([]byte(id+diskDriver+node)))
-	manifest(t, h, fmt.Sprintf(`
-apiVersion: storage.k8s.io/v1
-kind: VolumeAttachment
-metadata: {name: %s}
-spec: {attacher: %s, nodeName: %s, source: {persistentVolumeName: %s}}
-`, name, diskDriver, node, id))
+	asked := fmt.Sprintf("%s %s %s", diskDriver, node, id)
+	expect(t, h, asked, "get", "volumeattachment", name, "-o", "jsonpath={.spec.attacher} {.spec.nodeName} {.spec.source.persistentVolumeName}")
+	driver("attach " + id)
 	h.Kubectl("patch", "volumeattachment", name, "--subresource=status", "--type=merge",
 		"-p", fmt.Sprintf(`{"status":{"attached":true,"attachmentMetadata":{"device":"dev-%s"}}}`, id))
 }

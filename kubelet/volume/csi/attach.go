@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,19 +46,35 @@ func (s *setup) attached(ctx context.Context) error {
 	}
 }
 
-// reported waits until the API knows that the volume is in use on this node, for a driver whose volumes are attached.
+// reported waits until the cluster will not detach the volume, for a driver whose volumes are attached.
 func (s *setup) reported(ctx context.Context) error {
 	if s.vol.Inline || !s.wish.Attach {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, attachTime)
 	defer cancel()
-	for !s.cfg.Reported(s.vol.identity().unique()) {
+	for {
+		err := s.cfg.Reported(s.vol.identity().unique())
+		if err == nil {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("volume %s has not yet been added to the list of VolumesInUse in the node's volume status", s.vol.Handle)
+			return fmt.Errorf("volume %s %w", s.vol.Handle, err)
 		case <-time.After(firstLook):
 		}
+	}
+}
+
+// Safe returns nil if the volume will not be detached from the node that has this status, or why it still may be. Who detaches
+// takes it out of volumesAttached first, and then gives up if it finds it in volumesInUse. So whoever finds it in both, in one
+// version of the status, has won.
+func Safe(node *v1.NodeStatus, volume v1.UniqueVolumeName) error {
+	if !slices.Contains(node.VolumesInUse, volume) {
+		return errors.New("has not yet been added to the list of VolumesInUse in the node's volume status")
+	}
+	if !slices.ContainsFunc(node.VolumesAttached, func(a v1.AttachedVolume) bool { return a.Name == volume }) {
+		return errors.New("is not attached according to node status")
 	}
 	return nil
 }

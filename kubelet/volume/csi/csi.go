@@ -69,9 +69,8 @@ type Config struct {
 	Events Events
 	// InUseChanged is told when the answer of InUse has changed; optional.
 	InUseChanged func()
-	// Reported tells whether the API has been told that a volume is in use here; optional. Nothing is staged before: the
-	// cluster could be about to detach the volume that a former pod had.
-	Reported func(v1.UniqueVolumeName) bool
+	// Reported returns nil once the volume is safe from being detached; see Safe. Optional. Nothing is staged before.
+	Reported func(v1.UniqueVolumeName) error
 	Log      *slog.Logger // optional
 }
 
@@ -112,7 +111,7 @@ func New(cfg Config) (*Kind, error) {
 		cfg.InUseChanged = func() {}
 	}
 	if cfg.Reported == nil {
-		cfg.Reported = func(v1.UniqueVolumeName) bool { return true }
+		cfg.Reported = func(v1.UniqueVolumeName) error { return nil }
 	}
 	boot, err := bootID()
 	if err != nil {

@@ -68,3 +68,24 @@ func TestWishes(t *testing.T) {
 		t.Errorf("inline without an object: %v", err)
 	}
 }
+
+func TestSafe(t *testing.T) {
+	attached := []v1.AttachedVolume{{Name: "a"}}
+	for _, tc := range []struct {
+		status v1.NodeStatus
+		want   string
+	}{
+		{v1.NodeStatus{}, "has not yet been added to the list of VolumesInUse in the node's volume status"},
+		{v1.NodeStatus{VolumesAttached: attached}, "has not yet been added to the list of VolumesInUse in the node's volume status"},
+		{v1.NodeStatus{VolumesInUse: []v1.UniqueVolumeName{"a"}}, "is not attached according to node status"},
+		{v1.NodeStatus{VolumesInUse: []v1.UniqueVolumeName{"b", "a"}, VolumesAttached: attached}, ""},
+	} {
+		got := ""
+		if err := Safe(&tc.status, "a"); err != nil {
+			got = err.Error()
+		}
+		if got != tc.want {
+			t.Errorf("%+v: %q", tc.status, got)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package csi_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,10 +52,13 @@ type world struct {
 }
 
 // Reported is the node's status, which the test changes.
-func (w *world) Reported(v1.UniqueVolumeName) bool {
+func (w *world) Reported(v1.UniqueVolumeName) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.reported
+	if !w.reported {
+		return errors.New("is not reported")
+	}
+	return nil
 }
 
 func (w *world) report() {
