@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bufio"
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -20,24 +19,7 @@ import (
 	"github.com/skiff-node/skiff/test/harness"
 )
 
-// csiDriver is set in the environment of the process that is the CSI driver of a host: this program, started again inside it.
-const csiDriver = "SKIFF_E2E_CSI_DRIVER"
-
 const diskDriver = "disk.example.org"
-
-func TestMain(m *testing.M) {
-	run := runDriver
-	switch {
-	case os.Getenv(devicePlugin) != "":
-		run = runPlugin
-	case os.Getenv(csiDriver) == "":
-		os.Exit(m.Run())
-	}
-	if err := run(os.Stdin, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
 
 // driverState is what the driver answers to each line it reads. The line "attach <volume>" attaches a volume.
 type driverState struct{ InUse, Misuse []string }
@@ -74,47 +56,6 @@ func runDriver(in io.Reader, out io.Writer) error {
 		}
 	}
 	return nil
-}
-
-// startDriver starts the driver in the host and returns how to tell it something and ask for its state.
-func startDriver(t *testing.T, h *harness.Host) func(line string) driverState {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := h.Command(context.Background(), self)
-	cmd.Env = append(cmd.Env, csiDriver+"=1")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close() // upon which it ends
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the CSI driver: %v", err)
-		}
-	})
-	answers := json.NewDecoder(out)
-	return func(line string) driverState {
-		t.Helper()
-		if _, err := fmt.Fprintln(in, line); err != nil {
-			t.Fatal(err)
-		}
-		var st driverState
-		if err := answers.Decode(&st); err != nil {
-			t.Fatal(err)
-		}
-		return st
-	}
 }
 
 // disks are a driver, two persistent volumes of it, one that is a directory of the node and one that is the device LOOP, and
@@ -232,7 +173,7 @@ func TestCSI(t *testing.T) {
 		out, err := h.Skiff("kubectl", "get", "events", "--field-selector", "reason=FailedMount", "-o", "jsonpath={.items[*].message}")
 		return err == nil && strings.Contains(out, `MountVolume.MountDevice failed for volume "disk-1" : kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name disk.example.org not found`), out
 	})
-	state := startDriver(t, h)
+	state, _ := inside[driverState](t, h, "csi")
 	harness.Eventually(t, 60*time.Second, "the driver is registered", func() (bool, string) {
 		out := h.Kubectl("get", "csinodes", "-o", "jsonpath={.items[*].spec.drivers[*].nodeID}")
 		return out == "node-id", out

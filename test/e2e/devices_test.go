@@ -25,9 +25,6 @@ import (
 	"github.com/skiff-node/skiff/test/harness"
 )
 
-// devicePlugin is set in the environment of the process that is the device plugin of a host: this program, started again.
-const devicePlugin = "SKIFF_E2E_DEVICE_PLUGIN"
-
 // runPlugin is a device plugin with two gauges. As real ones do it registers again when its socket has gone, which is what a
 // new kubelet does to it. The line "sick a" makes a gauge unhealthy; each line is answered by what the plugin was asked.
 func runPlugin(in io.Reader, out io.Writer) error {
@@ -88,53 +85,6 @@ func runPlugin(in io.Reader, out io.Writer) error {
 	}
 }
 
-// startPlugin starts the plugin in the host. It returns how to tell it something, and how to end it.
-func startPlugin(t *testing.T, h *harness.Host) (tell func(line string) []string, stop func()) {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := h.Command(context.Background(), self)
-	cmd.Env = append(cmd.Env, devicePlugin+"=1")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		in.Close() // upon which it ends
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the device plugin: %v", err)
-		}
-	}
-	t.Cleanup(stop)
-	answers := json.NewDecoder(out)
-	return func(line string) []string {
-		t.Helper()
-		if _, err := fmt.Fprintln(in, line); err != nil {
-			t.Fatal(err)
-		}
-		var calls []string
-		if err := answers.Decode(&calls); err != nil {
-			t.Fatal(err)
-		}
-		return calls
-	}, stop
-}
-
 const gaugePod = `
 apiVersion: v1
 kind: Pod
@@ -163,7 +113,7 @@ func TestDevicePlugin(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	tell, stop := startPlugin(t, h)
+	tell, stop := inside[[]string](t, h, "device plugin")
 	offers := func(want string) {
 		t.Helper()
 		harness.Eventually(t, time.Minute, "the node offers "+want, func() (bool, string) {
@@ -211,7 +161,7 @@ func TestDevicePlugin(t *testing.T) {
 	stop()
 	offers("0 of 2")
 	health("first", "a Unknown")
-	tell, _ = startPlugin(t, h)
+	tell, _ = inside[[]string](t, h, "device plugin")
 	offers("2 of 2")
 	health("first", "a Healthy")
 	tell("sick a")

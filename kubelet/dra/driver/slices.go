@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 )
 
-// Pauses between attempts to delete ResourceSlices.
-const firstPause, lastPause = time.Second, 5 * time.Minute
+// Pauses between attempts to delete ResourceSlices, and between looks whether the node is registered.
+const firstPause, lastPause, lookPause = time.Second, 5 * time.Minute, 50 * time.Millisecond
 
 // Run deletes the ResourceSlices that nobody stands for any more, and lets what drivers told of health become old, until ctx ends.
 func (d *Drivers) Run(ctx context.Context) error {
@@ -82,7 +82,7 @@ func (d *Drivers) wipe(ctx context.Context, driver string, wanted func() bool) {
 	if driver != "" {
 		which[resourceapi.ResourceSliceSelectorDriver] = driver
 	}
-	for pause := firstPause; wanted(); {
+	for pause, wait := firstPause, lookPause; wanted(); {
 		if d.cfg.Registered() {
 			err := d.cfg.Client.ResourceV1().ResourceSlices().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: which.String()})
 			if err == nil || apierrors.IsNotFound(err) {
@@ -91,12 +91,12 @@ func (d *Drivers) wipe(ctx context.Context, driver string, wanted func() bool) {
 			if ctx.Err() == nil {
 				d.cfg.Log.Warn("cannot delete ResourceSlices, will be tried again", "which", which.String(), "err", err)
 			}
-			pause = min(2*pause, lastPause)
+			pause, wait = min(2*pause, lastPause), pause
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(wait):
 		}
 	}
 }
