@@ -11,6 +11,8 @@ import (
 	"github.com/skiff-node/skiff/kubelet/dra"
 	"github.com/skiff-node/skiff/kubelet/plugin"
 	"github.com/skiff-node/skiff/kubelet/podresources"
+	"github.com/skiff-node/skiff/kubelet/podsapi"
+	"github.com/skiff-node/skiff/kubelet/worker"
 )
 
 // newAssigner makes what gives parts of the machine to pods, and the API that tells which pod has what.
@@ -39,14 +41,26 @@ func newAssigner(k *Kubelet) error {
 	maps.Copy(k.loops, a.Loops())
 	s := podresources.New(podresources.Config{Socket: filepath.Join(k.cfg.RootDir, "pod-resources", "kubelet.sock"),
 		Pods: k.Pods, Sources: []podresources.Source{a, k.facts.claims}})
-	k.loops["pod resources"] = func(ctx context.Context) error {
-		if err := s.Run(ctx); err != nil { // must not stop the kubelet
-			k.log.Warn("the pod-resources API is not served", "err", err)
+	k.loops["pod resources"] = aside(k, "pod-resources", s.Run)
+	return nil
+}
+
+// newPodsAPI makes the API that tells agents of the node how its pods are. It sees each status on its way to the API server.
+func newPodsAPI(k *Kubelet) worker.Statuses {
+	s := podsapi.New(podsapi.Config{Socket: filepath.Join(k.cfg.RootDir, "pods-api", "pods-api.sock"), Pods: k.Pods, Known: k.sourced, Statuses: k.statuses})
+	k.loops["pods API"] = aside(k, "pods", s.Run)
+	return s
+}
+
+// aside is a loop that must not stop the kubelet when it fails.
+func aside(k *Kubelet, api string, run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := run(ctx); err != nil {
+			k.log.Warn("an API of the node is not served", "api", api, "err", err)
 			<-ctx.Done()
 		}
 		return nil
 	}
-	return nil
 }
 
 // newClaims makes what gives pods the devices of their resource claims.
