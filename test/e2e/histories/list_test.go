@@ -74,6 +74,8 @@ var important = []string{
 	"config-error-cured",
 	"pull-fails",
 	"pull-never-present",
+	"image-name-invalid",
+	"volumes-fail-cured",
 	"sandbox-dies-on-failure",
 	"sandbox-dies-in-init",
 	"exit-message",

@@ -119,6 +119,8 @@ func (h *history) foresee(p *corev1.Pod, command []string) {
 		limit := resource.MustParse("1Mi")
 		p.Spec.Volumes = []corev1.Volume{{Name: "deck", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
 		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "deck", MountPath: "/deck"}}
+	case len(command) == 4 && command[0] == "fault" && command[1] == "pod":
+		h.causes["pod"] = h.noVolume(p)
 	case len(command) == 4 && command[0] == "fault" && h.causes[command[1]] == nil:
 		h.causes[command[1]] = h.spoil(find(p, command[1]), command[2])
 	}
@@ -138,21 +140,33 @@ func (h *history) spoil(c *corev1.Container, reason string) *cause {
 		c.Image = "Not An Image"
 		return &cause{image: c.Image}
 	case reason == "CreateContainerConfigError":
-		ref := corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "missing"}, Key: "key"}
+		ref := corev1.ConfigMapKeySelector{LocalObjectReference: missing, Key: "key"}
 		c.Env = []corev1.EnvVar{{Name: "FROM", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &ref}}}
-		return &cause{cure: func() {
-			h.Helper()
-			m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "missing"}, Data: map[string]string{"key": "value"}}
-			if _, err := h.n.client.CoreV1().ConfigMaps(h.ns).Create(context.Background(), m, metav1.CreateOptions{}); err != nil {
-				h.Fatal(err)
-			}
-		}}
+		return &cause{cure: h.supply}
 	case reason == "RunContainerError":
 		c.Command = []string{"/nowhere"}
 		return &cause{}
 	}
 	h.Fatalf("fault %s cannot be made to happen", reason)
 	return nil
+}
+
+// missing is a ConfigMap that is not there before supply has made it.
+var missing = corev1.LocalObjectReference{Name: "missing"}
+
+func (h *history) supply() {
+	h.Helper()
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: missing.Name}, Data: map[string]string{"key": "value"}}
+	if _, err := h.n.client.CoreV1().ConfigMaps(h.ns).Create(context.Background(), m, metav1.CreateOptions{}); err != nil {
+		h.Fatal(err)
+	}
+}
+
+// noVolume gives the pod a volume that cannot be made.
+func (h *history) noVolume(p *corev1.Pod) *cause {
+	p.Spec.Volumes = []corev1.Volume{{Name: "hold", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: missing}}}}
+	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "hold", MountPath: "/hold"}}
+	return &cause{cure: h.supply}
 }
 
 // noRegistry gives the container an image of a registry that does not run. The cure is to start it.
