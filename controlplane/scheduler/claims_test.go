@@ -123,6 +123,18 @@ func TestClaims(t *testing.T) {
 	c.eventually("claims tell", strings.Replace(held, "choice:  for ", "choice: c/fine=b/g2 for late", 1), c.claims)
 }
 
+// A claim gets its first alternative if some node has it. Whoever only looks at devices (administrative access) takes none away.
+func TestAlternatives(t *testing.T) {
+	c := start(t, nil, node("a"), node("b"), node("c"), class(), slice("a", "g1"), slice("b", "g1", "g2", "g3"), slice("c", "g1"),
+		claim(t, "choice", `{name: c, firstAvailable: [{name: best, deviceClassName: gadgets, count: 3}, {name: fine, deviceClassName: gadgets}]}`),
+		claim(t, "watch", `{name: w, exactly: {deviceClassName: gadgets, adminAccess: true}}`))
+	c.create(pod("p", "0", using("choice")))
+	c.eventually("the node with the first alternative", "p@b", c.where)
+	c.create(pod("watcher", "0", using("watch"), func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{v1.LabelHostname: "b"} }))
+	c.eventually("beside it", "p@b watcher@b", c.where)
+	c.eventually("claims tell", "choice: c/best=b/g1,c/best=b/g2,c/best=b/g3 for p; watch: w=b/g1 for watcher", c.claims)
+}
+
 func TestClaimRefusals(t *testing.T) {
 	template := "t"
 	c := start(t, nil, node("a"), claim(t, "classless", anyGadget))

@@ -6,9 +6,8 @@
 // can run the pod, pods of lower priority may have to go (package preempt); otherwise the pod is parked until a
 // change that may help. Nothing polls.
 //
-// Decisions are the same as those of the default profile of Kubernetes' scheduler, except for per-node volume limits,
-// static volumes for claims that wait for their first consumer, and scores of the alternatives in a resource claim, which
-// are not known here yet.
+// Decisions are the same as those of the default profile of Kubernetes' scheduler, except for per-node volume limits
+// and static volumes for claims that wait for their first consumer, which are not known here yet.
 package scheduler
 
 import (
@@ -84,7 +83,7 @@ func New(cfg Config) (*Scheduler, error) {
 	s.stores, s.devices = newStores(cfg.Informers, s.cluster), devices.New(newResourceStores(cfg.Informers))
 	s.decider = decider{
 		filters:   filter.World{Cluster: s.cluster, Volumes: s.stores, Devices: deviceRules{s.devices}},
-		scores:    score.World{Cluster: s.cluster, Siblings: s.stores.siblings},
+		scores:    score.World{Cluster: s.cluster, Siblings: s.stores.siblings, Devices: s.devices.Scores},
 		nominated: nominations{},
 		budgets:   s.stores.budgets,
 		pick:      rand.IntN,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -221,6 +222,50 @@ func statusOf(c *resourceapi.ResourceClaim, r *resourceapi.DeviceRequestAllocati
 		}
 	}
 	return nil
+}
+
+// Scores tell for each node how good the alternatives are that the pod gets there, where its claims name some; nil where none
+// does. Of the alternatives of a request the first is worth most.
+func (a *Allocator) Scores(p *v1.Pod, nodes []*v1.Node) []int64 {
+	pl, err := a.Prepare(p)
+	if err != nil || pl == nil || !slices.ContainsFunc(pl.claims, (*wanted).choosy) {
+		return nil
+	}
+	out := make([]int64, len(nodes))
+	for i, n := range nodes {
+		r, err := pl.allocate(n)
+		if err != nil {
+			continue
+		}
+		for j := range r.claims {
+			out[i] += worth(r.claims[j], &r.allocations[j])
+		}
+		for _, w := range pl.claims {
+			if w.claim.Status.Allocation != nil {
+				out[i] += worth(w.claim, w.claim.Status.Allocation)
+			}
+		}
+	}
+	return out
+}
+
+// choosy tells whether the claim names alternatives.
+func (w *wanted) choosy() bool {
+	return slices.ContainsFunc(w.claim.Spec.Devices.Requests, func(r resourceapi.DeviceRequest) bool { return len(r.FirstAvailable) > 0 })
+}
+
+// worth adds up which alternatives were taken.
+func worth(c *resourceapi.ResourceClaim, a *resourceapi.AllocationResult) (sum int64) {
+	for i := range c.Spec.Devices.Requests {
+		r := &c.Spec.Devices.Requests[i]
+		for j := range r.FirstAvailable {
+			name := resourceclaim.CreateSubRequestRef(r.Name, r.FirstAvailable[j].Name)
+			if slices.ContainsFunc(a.Devices.Results, func(d resourceapi.DeviceRequestAllocationResult) bool { return d.Request == name }) {
+				sum += int64(resourceapi.FirstAvailableDeviceRequestMaxSize - j)
+			}
+		}
+	}
+	return sum
 }
 
 // Stuck finds a claim that keeps the pod from all of those nodes although nobody else uses it: one that was allocated where

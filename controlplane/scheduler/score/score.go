@@ -22,6 +22,8 @@ type World struct {
 	// Siblings returns a selector for the pods that serve or belong with the pod: of its Services and its owner.
 	// An empty selector means none. It may be nil.
 	Siblings func(*v1.Pod) labels.Selector
+	// Devices scores nodes by the devices that the pod's resource claims get there; nil where they do not matter. It may be nil.
+	Devices func(*v1.Pod, []*v1.Node) []int64
 }
 
 // rule gives each node a score from 0 to top, or nil where it has nothing to say.
@@ -39,6 +41,7 @@ func rules() []rule {
 		{2, preferredPods},
 		{1, balanced},
 		{1, images},
+		{2, devices},
 	}
 }
 
@@ -89,6 +92,18 @@ func preferredTaints(p *snapshot.Pod, _ World, nodes []*snapshot.Node) []int64 {
 		}
 	}
 	return scale(out, true)
+}
+
+// devices prefers nodes where resource claims get what they name first.
+func devices(p *snapshot.Pod, w World, nodes []*snapshot.Node) []int64 {
+	if w.Devices == nil || len(p.Object.Spec.ResourceClaims) == 0 {
+		return nil
+	}
+	objects := make([]*v1.Node, len(nodes))
+	for i, n := range nodes {
+		objects[i] = n.Object
+	}
+	return scale(w.Devices(p.Object, objects), false)
 }
 
 // preferredNodes sums the weights of the preferred node affinity terms that a node meets.
