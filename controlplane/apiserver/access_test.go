@@ -20,6 +20,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -77,6 +78,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	t.Run("service account", func(t *testing.T) { serviceAccountToken(t, e, admin) })
 	t.Run("bootstrap token", func(t *testing.T) { bootstrapToken(t, e, admin) })
 	t.Run("node", func(t *testing.T) { node(t, e, admin) })
+	t.Run("node and devices", func(t *testing.T) { nodeDevices(t, e, admin) })
 }
 
 func serviceAccountToken(t *testing.T, e *apiservertest.Env, admin kubernetes.Interface) {
@@ -190,6 +192,45 @@ func node(t *testing.T, e *apiservertest.Env, admin kubernetes.Interface) {
 	p.Name, p.Status = "on-n1", corev1.PodStatus{Phase: corev1.PodRunning}
 	if _, err := c.CoreV1().Pods("default").UpdateStatus(ctx, p, metav1.UpdateOptions{}); err != nil {
 		t.Errorf("update status: %v", err)
+	}
+}
+
+// nodeDevices: a node reads the resource claims of its own pods only, and publishes and deletes devices of its own only.
+func nodeDevices(t *testing.T, e *apiservertest.Env, admin kubernetes.Interface) {
+	ctx := context.Background()
+	c := kubernetes.NewForConfigOrDie(e.Client(t, "system:node:n1", "system:nodes")).ResourceV1()
+	for _, name := range []string{"mine", "other"} {
+		claim := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		claim.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "c"}}}
+		if _, err := admin.ResourceV1().ResourceClaims("default").Create(ctx, claim, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, mine := pod("with-device"), "mine"
+	p.Spec.NodeName, p.Spec.ResourceClaims = "n1", []corev1.PodResourceClaim{{Name: "d", ResourceClaimName: &mine}}
+	if _, err := admin.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "claim of its pod", func() error {
+		_, err := c.ResourceClaims("default").Get(ctx, "mine", metav1.GetOptions{})
+		return err
+	})
+	if _, err := c.ResourceClaims("default").Get(ctx, "other", metav1.GetOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("claim of no pod of it: %v", err)
+	}
+	for node, allowed := range map[string]bool{"n1": true, "n2": false} {
+		slice := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: node}}
+		slice.Spec = resourcev1.ResourceSliceSpec{Driver: "d.example.org", NodeName: &node, Pool: resourcev1.ResourcePool{Name: node, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "d"}}}
+		if _, err := c.ResourceSlices().Create(ctx, slice, metav1.CreateOptions{}); (err == nil) != allowed || (err != nil && !apierrors.IsForbidden(err)) {
+			t.Errorf("publish devices of %s: %v", node, err)
+		}
+		err := c.ResourceSlices().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+		if (err == nil) != allowed || (err != nil && !apierrors.IsForbidden(err)) {
+			t.Errorf("delete devices of %s: %v", node, err)
+		}
+	}
+	if left, err := admin.ResourceV1().ResourceSlices().List(ctx, metav1.ListOptions{}); err != nil || len(left.Items) != 0 {
+		t.Errorf("left: %v %v", left, err)
 	}
 }
 
