@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
@@ -56,6 +57,29 @@ type Config struct {
 	// Version is reported as the kubelet's: v1.37.2.
 	Version string
 	Log     *slog.Logger
+	// Command runs the kubelet. Optional.
+	Command Command
+}
+
+// Command is what the kubelet's server shows and changes of the command that runs it.
+type Command struct {
+	// Flags are all of its flags, for /flagz; nil means those that say where the node stands.
+	Flags map[string]string
+	// Verbosity sets how much Log tells while the kubelet runs, as klog counts (/debug/flags/v).
+	Verbosity func(level uint32)
+}
+
+// flags are those of the upstream kubelet that say the same, for /flagz.
+func (c *Config) flags() map[string]string {
+	if c.Command.Flags != nil {
+		return c.Command.Flags
+	}
+	return map[string]string{
+		"hostname-override": c.NodeName, "node-ip": strings.Join(c.NodeIPs, ","), "kubeconfig": c.Kubeconfig, "root-dir": c.RootDir,
+		"bootstrap-kubeconfig": c.BootstrapKubeconfig, "cert-dir": c.CertDir, "container-runtime-endpoint": c.Endpoint,
+		"image-credential-provider-config": c.CredentialProviderConfig, "image-credential-provider-bin-dir": c.CredentialProviderDir,
+		"node-labels": labels.FormatLabels(c.Labels), "provider-id": c.ProviderID,
+	}
 }
 
 // DevicePluginDir is the place that is compiled into device plugins.

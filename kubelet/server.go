@@ -14,6 +14,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/certificate"
 	"github.com/skiff-node/skiff/kubelet/server"
+	"github.com/skiff-node/skiff/kubelet/worker"
 )
 
 // newServer makes the HTTPS server and the one of /healthz. Without an API server nobody can say who may do what, so HTTPS
@@ -25,11 +26,16 @@ func (k *Kubelet) newServer() error {
 		return err
 	}
 	calls, _ := k.runtime.CRI()
-	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Configz: c, Log: k.log, Version: k.cfg.Version,
-		CheckpointDir: filepath.Join(k.cfg.RootDir, "checkpoints"), Pages: k.metrics.Pages(k.guard.measured.Pages()), Metrics: k.metrics.Server, Checked: k.metrics.Checked,
-		NoDebugging: !*c.EnableDebuggingHandlers, NoProfiling: !*c.EnableProfilingHandler}
+	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Log: k.log,
+		Pages: k.metrics.Pages(k.guard.measured.Pages()), Metrics: k.metrics.Server, Healthy: func() error { return worker.Healthy(k.pool) }, Checked: k.metrics.Checked,
+		About: server.About{Version: k.cfg.Version, Configz: c, Flags: k.cfg.flags()},
+		Debug: server.Debug{Off: !*c.EnableDebuggingHandlers, NoProfiling: !*c.EnableProfilingHandler, CheckpointDir: filepath.Join(k.cfg.RootDir, "checkpoints"),
+			LogQuery: c.EnableSystemLogQuery != nil && *c.EnableSystemLogQuery}}
 	if *c.EnableSystemLogHandler {
-		sc.LogDir = "/var/log"
+		sc.Debug.LogDir = "/var/log"
+	}
+	if *c.EnableDebugFlagsHandler {
+		sc.Debug.Verbosity = k.cfg.Command.Verbosity
 	}
 	if c.ReadOnlyPort > 0 {
 		sc.ReadOnly = net.JoinHostPort(c.Address, strconv.Itoa(int(c.ReadOnlyPort)))

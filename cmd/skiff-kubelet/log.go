@@ -11,9 +11,11 @@ import (
 )
 
 // logTo makes logs what `logging` asks for. Verbosities are klog's, and slog's levels are their negatives: what is logged as
-// Debug appears from -v=4 on. Client libraries log through klog, which is led to the same place.
-func logTo(w io.Writer, c logs.LoggingConfiguration) error {
-	opts := &slog.HandlerOptions{Level: slog.Level(-int(c.Verbosity))}
+// Debug appears from -v=4 on. Client libraries log through klog, which is led to the same place. set changes
+// the verbosity while the kubelet runs.
+func logTo(w io.Writer, c logs.LoggingConfiguration) (set func(verbosity uint32), err error) {
+	least := &slog.LevelVar{}
+	opts := &slog.HandlerOptions{Level: least}
 	var handler slog.Handler
 	switch c.Format {
 	case "", logs.DefaultLogFormat:
@@ -21,10 +23,15 @@ func logTo(w io.Writer, c logs.LoggingConfiguration) error {
 	case logs.JSONLogFormat:
 		handler = slog.NewJSONHandler(w, opts)
 	default:
-		return fmt.Errorf("logging.format: %q: use %s or %s", c.Format, logs.DefaultLogFormat, logs.JSONLogFormat)
+		return nil, fmt.Errorf("logging.format: %q: use %s or %s", c.Format, logs.DefaultLogFormat, logs.JSONLogFormat)
 	}
 	slog.SetDefault(slog.New(handler))
 	klog.SetSlogLogger(slog.Default())
-	var level klog.Level
-	return level.Set(strconv.Itoa(int(c.Verbosity)))
+	set = func(verbosity uint32) {
+		least.Set(slog.Level(-int64(verbosity)))
+		var level klog.Level
+		_ = level.Set(strconv.FormatUint(uint64(verbosity), 10)) // it is a number
+	}
+	set(uint32(c.Verbosity))
+	return set, nil
 }

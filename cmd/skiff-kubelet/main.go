@@ -54,6 +54,7 @@ func command() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		cfg.Command.Flags = values(cmd.Flags())
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
 		ctx, release, err := o.lock.acquire(ctx)
@@ -75,6 +76,13 @@ func run(ctx context.Context, cfg kubelet.Config) error {
 		return err
 	}
 	return k.Run(ctx)
+}
+
+// values are those of all flags, for /flagz. None of them is a secret.
+func values(f *pflag.FlagSet) map[string]string {
+	all := map[string]string{}
+	f.VisitAll(func(flag *pflag.Flag) { all[flag.Name] = flag.Value.String() })
+	return all
 }
 
 func (o *options) register(f *pflag.FlagSet) {
@@ -125,7 +133,7 @@ func (o *options) complete(set *flags.Set) (kubelet.Config, error) {
 	if k.Configuration, err = kubelet.Load(o.config, o.dropIns, patches...); err != nil {
 		return k, err
 	}
-	if err := logTo(os.Stderr, k.Configuration.Logging); err != nil {
+	if k.Command.Verbosity, err = logTo(os.Stderr, k.Configuration.Logging); err != nil {
 		return k, err
 	}
 	k.Log = slog.Default()

@@ -61,7 +61,7 @@ func TestLog(t *testing.T) {
 	old := slog.Default()
 	defer slog.SetDefault(old)
 	var out bytes.Buffer
-	if err := logTo(&out, logs.LoggingConfiguration{Format: "json", Verbosity: 3}); err != nil {
+	if _, err := logTo(&out, logs.LoggingConfiguration{Format: "json", Verbosity: 3}); err != nil {
 		t.Fatal(err)
 	}
 	slog.Debug("unseen")
@@ -69,14 +69,17 @@ func TestLog(t *testing.T) {
 	if s := out.String(); strings.Contains(s, "unseen") || !strings.Contains(s, `"msg":"seen"`) {
 		t.Errorf("%q", s)
 	}
-	if err := logTo(&out, logs.LoggingConfiguration{Verbosity: 4}); err != nil {
+	set, err := logTo(&out, logs.LoggingConfiguration{Verbosity: 4})
+	if err != nil {
 		t.Fatal(err)
 	}
 	slog.Debug("found")
-	if !strings.Contains(out.String(), "msg=found") {
-		t.Errorf("%q", out.String())
+	set(0)
+	slog.Debug("hidden")
+	if s := out.String(); !strings.Contains(s, "msg=found") || strings.Contains(s, "hidden") {
+		t.Errorf("%q", s)
 	}
-	if err := logTo(&out, logs.LoggingConfiguration{Format: "xml"}); err == nil || !strings.Contains(err.Error(), "use text or json") {
+	if _, err := logTo(&out, logs.LoggingConfiguration{Format: "xml"}); err == nil || !strings.Contains(err.Error(), "use text or json") {
 		t.Error(err)
 	}
 }

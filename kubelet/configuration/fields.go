@@ -23,6 +23,7 @@ var applied = []string{
 	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "containerLogMaxSize", "containerLogMaxFiles",
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler", "logging",
+	"enableSystemLogQuery", "enableDebugFlagsHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerReconcilePeriod", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
@@ -44,7 +45,6 @@ var inert = map[string]string{
 	"showHiddenMetricsForVersion":               "no metrics are hidden",
 	"volumePluginDir":                           "there are no FlexVolumes; deprecated",
 	"kernelMemcgNotification":                   "memory is looked at every ten seconds anyway",
-	"enableDebugFlagsHandler":                   "the log level does not change while the kubelet runs",
 }
 
 // refusal is a field that may only have its default.
@@ -79,7 +79,6 @@ func refusals() []refusal {
 		{"enableControllerAttachDetach", func(c *conf) bool { return c.EnableControllerAttachDetach != nil && !*c.EnableControllerAttachDetach }, "true"},
 		{"memorySwap", func(c *conf) bool { return c.MemorySwap.SwapBehavior != "" && c.MemorySwap.SwapBehavior != "NoSwap" }, "swapBehavior: NoSwap"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
-		{"enableSystemLogQuery", func(c *conf) bool { return c.EnableSystemLogQuery != nil && *c.EnableSystemLogQuery }, "false"},
 		{"memoryThrottlingFactor", func(c *conf) bool { return c.MemoryThrottlingFactor != nil }, "leave it out"},
 		{"memoryReservationPolicy", func(c *conf) bool {
 			return c.MemoryReservationPolicy != "" && c.MemoryReservationPolicy != kubeletconfig.NoneMemoryReservationPolicy

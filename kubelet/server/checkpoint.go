@@ -53,7 +53,7 @@ func (s checkpointer) make(r *http.Request, request *runtimeapi.CheckpointContai
 	if request.ContainerId == "" {
 		return fmt.Errorf("the container is not running")
 	}
-	if err := os.MkdirAll(s.cfg.CheckpointDir, 0o700); err != nil { // memory holds secrets
+	if err := os.MkdirAll(s.cfg.Debug.CheckpointDir, 0o700); err != nil { // memory holds secrets
 		return err
 	}
 	_, err := s.cfg.Runtime.CheckpointContainer(r.Context(), request)
@@ -61,7 +61,7 @@ func (s checkpointer) make(r *http.Request, request *runtimeapi.CheckpointContai
 }
 
 func (s checkpointer) location(pod *v1.Pod, name string, now time.Time) string {
-	return filepath.Join(s.cfg.CheckpointDir, fmt.Sprintf("checkpoint-%s_%s-%s-%s.tar", pod.Name, pod.Namespace, name, now.Format(time.RFC3339)))
+	return filepath.Join(s.cfg.Debug.CheckpointDir, fmt.Sprintf("checkpoint-%s_%s-%s-%s.tar", pod.Name, pod.Namespace, name, now.Format(time.RFC3339)))
 }
 
 // runningID is the runtime's id of the container, empty when it does not run.

@@ -28,7 +28,7 @@ func (c *cri) CheckpointContainer(_ context.Context, r *runtimeapi.CheckpointCon
 
 func TestCheckpoint(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "checkpoints")
-	srv, rt := newTest(t, func(c *Config) { c.CheckpointDir = dir })
+	srv, rt := newTest(t, func(c *Config) { c.Debug.CheckpointDir = dir })
 	code, body := get(t, srv.Client(), "POST", srv.URL+"/checkpoint/ns/web/app?timeout=7", "")
 	var answer struct{ Items []string }
 	if err := json.Unmarshal([]byte(body), &answer); err != nil || code != 200 || len(answer.Items) != 1 {
@@ -54,12 +54,5 @@ func TestCheckpoint(t *testing.T) {
 	rt.url = "cannot"
 	if code, _ := get(t, srv.Client(), "POST", srv.URL+"/checkpoint/ns/web/app?timeout=7", ""); code != 404 {
 		t.Errorf("a runtime that cannot: %d", code)
-	}
-}
-
-func TestStatusz(t *testing.T) {
-	srv, _ := newTest(t, func(c *Config) { c.Version = "v1.37.2" })
-	if code, body := get(t, srv.Client(), "GET", srv.URL+"/statusz", ""); code != 200 || !strings.Contains(body, "Binary version: v1.37.2") || !strings.Contains(body, "/metrics") {
-		t.Errorf("%d %s", code, body)
 	}
 }

@@ -96,8 +96,9 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return
 	}
-	pod := s.pod(w, r)
+	pod := s.find(r)
 	if pod == nil {
+		http.Error(w, fmt.Sprintf("pod %q does not exist", r.PathValue("pod")), http.StatusNotFound)
 		return
 	}
 	name := r.PathValue("container")

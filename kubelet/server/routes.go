@@ -2,14 +2,22 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/pprof"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-node/skiff/kubelet/server/nodelog"
+	"github.com/skiff-node/skiff/kubelet/server/zpages"
 )
 
 // The labels by which runtimes know whose container it is.
@@ -20,17 +28,28 @@ const (
 	labelContainer = "io.kubernetes.container.name"
 )
 
-// reads adds a handler that only answers questions.
-func reads(mux *http.ServeMux) func(path string, h http.HandlerFunc) {
-	return func(path string, h http.HandlerFunc) {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet && r.Method != http.MethodHead {
-				http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-				return
-			}
+// only answers requests of these methods, and refuses others in the words of upstream's router.
+func only(h http.HandlerFunc, methods ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if slices.Contains(methods, r.Method) {
 			h(w, r)
-		})
+			return
+		}
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		say(w, http.StatusMethodNotAllowed, "405: Method Not Allowed")
 	}
+}
+
+// say answers without a line's end, as upstream's router.
+func say(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, text)
+}
+
+// disabled says why there is nothing at a path that exists elsewhere.
+func disabled(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { http.Error(w, text, http.StatusMethodNotAllowed) }
 }
 
 // openPort is what the read-only port shows to anybody: health, pods, statistics and metrics.
@@ -43,56 +62,124 @@ func (s openPort) handler() http.Handler {
 }
 
 func (s openPort) add(mux *http.ServeMux) {
-	read := reads(mux)
-	read("/healthz", s.health)
-	read("/healthz/", s.health)
-	read("/pods", s.pods)
-	for path, page := range s.cfg.Pages {
-		read(path, page.ServeHTTP)
+	doctor{s.Server}.health(mux)
+	for _, path := range []string{"/pods", "/pods/{$}"} {
+		mux.HandleFunc(path, only(s.pods, http.MethodGet))
 	}
+	for path, page := range s.cfg.Pages {
+		mux.HandleFunc(path, only(page.ServeHTTP, http.MethodGet, http.MethodHead))
+	}
+	mux.HandleFunc("/stats/", noPage)
+	mux.HandleFunc("/stats", noPage)
+}
+
+// noPage is where upstream's router has something below only.
+func noPage(w http.ResponseWriter, _ *http.Request) {
+	say(w, http.StatusNotFound, "404: Page Not Found")
 }
 
 // Handler is everything behind the gates.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	read := reads(mux)
 	openPort{s}.add(mux)
-	if s.cfg.Configz != nil {
-		read("/configz", func(w http.ResponseWriter, _ *http.Request) {
-			writeJSON(w, map[string]any{"kubeletconfig": s.cfg.Configz})
-		})
+	if s.cfg.Debug.Off {
+		for _, path := range []string{"/run/", "/exec/", "/attach/", "/portForward/", "/containerLogs/", "/runningpods/", "/debug/pprof/", "/logs/"} {
+			mux.HandleFunc(path, disabled("Debug endpoints are disabled."))
+		}
+		return s.guard(mux)
 	}
-	paths := []string{"/healthz", "/pods", "/configz", "/statusz"}
+	router{s}.streams(mux)
+	router{s}.debug(mux)
+	if s.cfg.About.Configz != nil {
+		mux.HandleFunc("/configz", only(func(w http.ResponseWriter, _ *http.Request) {
+			writeJSON(w, map[string]any{"kubeletconfig": s.cfg.About.Configz})
+		}, http.MethodGet, http.MethodHead))
+	}
+	router{s}.about(mux)
+	return s.guard(mux)
+}
+
+// router adds handlers by topic.
+type router struct{ *Server }
+
+// streams adds what goes on in containers.
+func (s router) streams(mux *http.ServeMux) {
+	if s.cfg.Debug.CheckpointDir != "" {
+		mux.HandleFunc("/checkpoint/{namespace}/{pod}/{container}", only(checkpointer{s.Server}.handle, http.MethodPost))
+	}
+	mux.HandleFunc("/runningpods/{$}", only(s.runningPods, http.MethodGet))
+	mux.HandleFunc("/runningpods", only(s.runningPods, http.MethodGet))
+	mux.HandleFunc("/containerLogs/{namespace}/{pod}/{container}", only(s.logs, http.MethodGet))
+	both := []string{http.MethodGet, http.MethodPost}
+	for _, tail := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {
+		mux.HandleFunc("/exec"+tail, only(s.exec, both...))
+		mux.HandleFunc("/attach"+tail, only(s.attach, both...))
+		mux.HandleFunc("/run"+tail, only(s.run, http.MethodPost))
+	}
+	mux.HandleFunc("/portForward/{namespace}/{pod}", only(s.portForward, both...))
+	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", only(s.portForward, both...))
+	for _, root := range []string{"/checkpoint", "/runningpods", "/containerLogs", "/exec", "/attach", "/run", "/portForward"} {
+		mux.HandleFunc(root+"/", noPage)
+	}
+}
+
+// debug adds what reaches into the node and this process.
+func (s router) debug(mux *http.ServeMux) {
+	d := s.cfg.Debug
+	if d.NoProfiling {
+		mux.HandleFunc("/debug/pprof/", disabled("profiling endpoint is disabled."))
+	} else {
+		for path, h := range map[string]http.HandlerFunc{"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
+			mux.HandleFunc("/debug/pprof/"+path, only(h, http.MethodGet))
+		}
+	}
+	if d.LogDir == "" {
+		mux.HandleFunc("/logs/", disabled("logs endpoint is disabled."))
+	} else {
+		mux.HandleFunc("/logs/", only(nodelog.Handler(nodelog.Config{Dir: d.LogDir, Query: d.LogQuery}).ServeHTTP, http.MethodGet))
+	}
+	if d.Verbosity == nil {
+		mux.HandleFunc("/debug/flags/v", disabled("flags endpoint is disabled."))
+	} else {
+		mux.HandleFunc("/debug/flags/v", s.verbosity)
+	}
+}
+
+// verbosity changes how much is logged: PUT with a number.
+func (s router) verbosity(w http.ResponseWriter, r *http.Request) {
+	answer := func(code int, text string) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.WriteHeader(code)
+		fmt.Fprintln(w, text)
+	}
+	if r.Method != http.MethodPut {
+		answer(http.StatusNotAcceptable, "unsupported http method")
+		return
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, 64))
+	if err != nil {
+		answer(http.StatusBadRequest, "error reading request body: "+err.Error())
+		return
+	}
+	level, err := strconv.ParseUint(string(body), 10, 32)
+	if err != nil {
+		answer(http.StatusBadRequest, err.Error())
+		return
+	}
+	s.cfg.Debug.Verbosity(uint32(level))
+	answer(http.StatusOK, "successfully set klog.logging.verbosity to "+string(body))
+}
+
+// about adds what the kubelet tells of itself. The paths it tells are those below which something can be read.
+func (s router) about(mux *http.ServeMux) {
+	paths := []string{"/configz", "/debug", "/flagz", "/healthz"}
 	for path := range s.cfg.Pages {
 		paths = append(paths, path)
 	}
-	read("/statusz", statusz(s.cfg.Version, time.Now(), paths))
-	if s.cfg.NoDebugging {
-		return s.guard(mux)
-	}
-	if s.cfg.CheckpointDir != "" {
-		mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", checkpointer{s}.handle)
-	}
-	read("/runningpods/", s.runningPods)
-	read("/containerLogs/{namespace}/{pod}/{container}", s.logs)
-	for _, tail := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {
-		mux.HandleFunc("/exec"+tail, s.exec)
-		mux.HandleFunc("/attach"+tail, s.attach)
-		mux.HandleFunc("POST /run"+tail, s.run)
-	}
-	mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
-	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
-	if !s.cfg.NoProfiling {
-		read("/debug/pprof/", pprof.Index)
-		read("/debug/pprof/cmdline", pprof.Cmdline)
-		read("/debug/pprof/profile", pprof.Profile)
-		read("/debug/pprof/symbol", pprof.Symbol)
-		read("/debug/pprof/trace", pprof.Trace)
-	}
-	if s.cfg.LogDir != "" {
-		read("/logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.cfg.LogDir))).ServeHTTP)
-	}
-	return s.guard(mux)
+	status := zpages.Status("kubelet", s.cfg.About.Version, time.Now(), paths)
+	mux.HandleFunc("/statusz", only(status.ServeHTTP, http.MethodGet, http.MethodHead))
+	mux.HandleFunc("/flagz", only(zpages.Flags("kubelet", s.cfg.About.Flags).ServeHTTP, http.MethodGet, http.MethodHead))
 }
 
 func writeJSON(w http.ResponseWriter, value any) {
@@ -139,12 +226,20 @@ func (s *Server) runningPods(w http.ResponseWriter, r *http.Request) {
 
 // pod finds the pod that a path names, or answers 404 and returns nil.
 func (s *Server) pod(w http.ResponseWriter, r *http.Request) *v1.Pod {
+	if p := s.find(r); p != nil {
+		return p
+	}
+	http.Error(w, "pod does not exist", http.StatusNotFound)
+	return nil
+}
+
+// find is the pod that a path names, nil when there is none.
+func (s *Server) find(r *http.Request) *v1.Pod {
 	namespace, name, uid := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("uid")
 	for _, p := range s.cfg.Pods() {
 		if p.Namespace == namespace && p.Name == name && (uid == "" || uid == string(p.UID)) {
 			return p
 		}
 	}
-	http.Error(w, "pod does not exist", http.StatusNotFound)
 	return nil
 }

@@ -72,27 +72,39 @@ type Config struct {
 	Pods func() []*v1.Pod
 	// Runtime is the container runtime.
 	Runtime runtimeapi.RuntimeServiceClient
-	// Healthy says why the kubelet is not healthy, or nil. May be nil.
+	// Healthy says why the kubelet is not healthy, or nil. May be nil. Checked is told of each health check. Optional.
 	Healthy func() error
-	// Configz is shown at /configz, as JSON. May be nil.
-	Configz any
+	Checked func(name string, err error)
 	// Pages are further read-only pages by path, such as /metrics and /stats/summary.
 	Pages map[string]http.Handler
-	// NoDebugging turns off everything that reaches into containers and the process (enableDebuggingHandlers: false).
-	NoDebugging bool
-	// Metrics count requests. Optional. Checked is told of each health check. Optional.
+	// Metrics count requests. Optional.
 	Metrics *metrics.Server
-	Checked func(name string, err error)
-	// NoProfiling turns off /debug/pprof.
-	NoProfiling bool
-	// CheckpointDir takes the archives of checkpointed containers; empty turns checkpoints off.
-	CheckpointDir string
-	// Version is the kubelet's, as /statusz tells it.
-	Version string
-	// LogDir is shown at /logs/; empty means not at all.
-	LogDir string
+	About   About
+	Debug   Debug
 	// Log may be nil.
 	Log *slog.Logger
+}
+
+// About is what the kubelet tells of itself.
+type About struct {
+	// Version is the kubelet's, for /statusz; Flags are those it was started with, for /flagz.
+	Version string
+	Flags   map[string]string
+	// Configz is shown at /configz, as JSON. May be nil.
+	Configz any
+}
+
+// Debug is what reaches into containers, the node and the process.
+type Debug struct {
+	// Off turns off all of it (enableDebuggingHandlers: false), NoProfiling /debug/pprof.
+	Off, NoProfiling bool
+	// CheckpointDir takes the archives of checkpointed containers; empty turns checkpoints off.
+	CheckpointDir string
+	// LogDir is shown at /logs/; empty means not at all. LogQuery lets requests ask it for the logs of services.
+	LogDir   string
+	LogQuery bool
+	// Verbosity sets how much the kubelet logs (/debug/flags/v), as klog counts; nil when that cannot be changed.
+	Verbosity func(level uint32)
 }
 
 // Server serves until its context ends.
@@ -154,7 +166,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.cfg.Health != "" && err == nil {
 		var l net.Listener
 		if l, err = listen(s.cfg.Health, "healthzPort"); err == nil {
-			serve(l, s.healthz())
+			serve(l, doctor{s}.healthz())
 		}
 	}
 	if err == nil {
@@ -198,23 +210,6 @@ func (s *Server) tlsConfig() *tls.Config {
 		ClientAuth:       tls.RequestClientCert, // checked by the authenticator, for a token may come instead
 		NextProtos:       []string{"http/1.1"},  // a connection of HTTP/2 cannot be upgraded
 	}
-}
-
-// healthz is the handler of the port without gates.
-func (s *Server) healthz() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", s.health)
-	mux.HandleFunc("/healthz/", s.health)
-	return mux
-}
-
-func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
-	if err := s.cfg.Healthy(); err != nil {
-		http.Error(w, "unhealthy: "+err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprint(w, "ok")
 }
 
 // guard lets a request through when its sender is known and allowed.

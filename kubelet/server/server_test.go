@@ -118,7 +118,7 @@ func newTest(t *testing.T, change func(*Config)) (*httptest.Server, *cri) {
 		t.Fatal(err)
 	}
 	cfg := Config{Certificate: cert, NodeName: "n1", Pods: func() []*v1.Pod { return []*v1.Pod{web()} }, Runtime: rt,
-		Auth: Auth{AlwaysAllow: true, Anonymous: true}, Configz: map[string]string{"a": "b"},
+		Auth: Auth{AlwaysAllow: true, Anonymous: true}, About: About{Configz: map[string]string{"a": "b"}, Version: "v1.37.2", Flags: map[string]string{"root-dir": "/r"}},
 		Pages: map[string]http.Handler{"/metrics": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "up 1") })}}
 	if change != nil {
 		change(&cfg)
@@ -164,8 +164,26 @@ func TestPages(t *testing.T) {
 	}{
 		{"GET", "/healthz", 200, "ok"},
 		{"GET", "/healthz/ping", 200, "ok"},
+		{"GET", "/healthz/syncloop", 200, "ok"},
+		{"GET", "/healthz/none", 404, "404 page not found\n"},
+		{"GET", "/healthz?verbose", 200, "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n"},
+		{"GET", "/healthz?verbose&exclude=log", 200, "[+]log excluded: ok\n"},
+		{"GET", "/pods/", 200, `"name":"web"`},
+		{"HEAD", "/pods", 405, ""},
+		{"HEAD", "/metrics", 200, ""},
+		{"DELETE", "/metrics", 405, "405: Method Not Allowed"},
+		{"GET", "/stats", 404, "404: Page Not Found"},
+		{"GET", "/run/ns/web", 404, "404: Page Not Found"},
+		{"DELETE", "/exec/ns/web/app", 405, "405: Method Not Allowed"},
+		{"POST", "/containerLogs/ns/web/app", 405, "405: Method Not Allowed"},
+		{"GET", "/containerLogs/ns/none/app", 404, `pod "none" does not exist`},
+		{"GET", "/statusz", 200, "kubelet statusz"},
+		{"GET", "/flagz", 200, "root-dir"},
+		{"GET", "/logs/", 405, "logs endpoint is disabled."},
+		{"PUT", "/debug/flags/v", 405, "flags endpoint is disabled."},
+		{"GET", "/debug/pprof/cmdline", 200, ""},
 		{"GET", "/pods", 200, `"name":"web"`},
-		{"POST", "/pods", 405, "Method Not Allowed"},
+		{"POST", "/pods", 405, "405: Method Not Allowed"},
 		{"GET", "/runningpods/", 200, `"name":"app"`},
 		{"GET", "/metrics", 200, "up 1"},
 		{"GET", "/configz", 200, `{"kubeletconfig":{"a":"b"}}`},
@@ -325,6 +343,57 @@ func TestLogs(t *testing.T) {
 		if code, body := get(t, srv.Client(), "GET", srv.URL+"/containerLogs/ns/web/app"+query, ""); code != 200 || body != want {
 			t.Errorf("%s: %d %q, want %q", query, code, body, want)
 		}
+	}
+}
+
+// TestDebugging: what reaches into the node and the process can be turned off, with upstream's words.
+func TestDebugging(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "syslog"), []byte("all is well"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var level uint32
+	on, _ := newTest(t, func(c *Config) {
+		c.Debug = Debug{LogDir: dir, LogQuery: true, Verbosity: func(l uint32) { level = l }}
+	})
+	off, _ := newTest(t, func(c *Config) { c.Debug = Debug{Off: true, LogDir: dir} })
+	quiet, _ := newTest(t, func(c *Config) { c.Debug = Debug{NoProfiling: true} })
+	for _, tc := range []struct {
+		srv                *httptest.Server
+		method, path, send string
+		code               int
+		body               string
+	}{
+		{on, "GET", "/logs/syslog", "", 200, "all is well"},
+		{on, "GET", "/logs/?query=/syslog", "", 200, "all is well"},
+		{on, "GET", "/logs/?query=", "", 400, "may not be empty"},
+		{on, "POST", "/logs/", "", 405, "405: Method Not Allowed"},
+		{on, "GET", "/debug/flags/v", "", 406, "unsupported http method\n"},
+		{on, "PUT", "/debug/flags/v", "", 400, `strconv.ParseUint: parsing "": invalid syntax`},
+		{on, "PUT", "/debug/flags/v", "4", 200, "successfully set klog.logging.verbosity to 4\n"},
+		{off, "GET", "/logs/syslog", "", 405, "Debug endpoints are disabled."},
+		{off, "POST", "/exec/ns/web/app?command=ls", "", 405, "Debug endpoints are disabled."},
+		{off, "GET", "/containerLogs/ns/web/app", "", 405, "Debug endpoints are disabled."},
+		{off, "GET", "/configz", "", 404, ""},
+		{off, "GET", "/pods", "", 200, `"name":"web"`},
+		{quiet, "GET", "/debug/pprof/heap", "", 405, "profiling endpoint is disabled."},
+	} {
+		req, err := http.NewRequest(tc.method, tc.srv.URL+tc.path, strings.NewReader(tc.send))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tc.srv.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != tc.code || !strings.Contains(string(body), tc.body) {
+			t.Errorf("%s %s: %d %q, want %d %q", tc.method, tc.path, resp.StatusCode, body, tc.code, tc.body)
+		}
+	}
+	if level != 4 {
+		t.Errorf("level %d", level)
 	}
 }
 

@@ -1,6 +1,9 @@
 package worker
 
 import (
+	"errors"
+	"time"
+
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-node/skiff/kubelet/metrics"
@@ -46,4 +49,19 @@ func (pl *Pool) ResizeCensus() []metrics.Standing {
 		list = append(list, s)
 	}
 	return list
+}
+
+// patience is how long the pool may be busy, and stallPause how often it is looked meanwhile.
+const patience, stallPause = 10 * time.Second, 50 * time.Millisecond
+
+// Healthy says that nobody looks after the pods any more: for ten seconds nobody could look at the pool. No work is done while
+// it is locked, so this is a fault of the kubelet's own.
+func Healthy(pl *Pool) error {
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(stallPause) {
+		if pl.mu.TryLock() {
+			pl.mu.Unlock()
+			return nil
+		}
+	}
+	return errors.New("sync Loop took longer than expected")
 }

@@ -76,14 +76,14 @@ type node struct {
 	client *http.Client
 }
 
-// upstreamKubelet starts the upstream kubelet on the runtime.
-func upstreamKubelet(t *testing.T, h *harness.Host, r runtime) *node {
+// upstreamKubelet starts the upstream kubelet on the runtime, with that configuration.
+func upstreamKubelet(t *testing.T, h *harness.Host, r runtime, config string) *node {
 	t.Helper()
 	binary, err := exec.LookPath("kubelet")
 	if err != nil {
 		t.Fatalf("no upstream kubelet on the PATH: build k8s.io/kubernetes/cmd/kubelet at v1.37: %v", err)
 	}
-	write(t, h, "/etc/kubernetes/kubelet.yaml", fmt.Sprintf(kubeletConfig, r.socket, h.CgroupRoot))
+	write(t, h, "/etc/kubernetes/kubelet.yaml", fmt.Sprintf(config, r.socket, h.CgroupRoot))
 	write(t, h, "/etc/kubernetes/manifests/.keep", "")
 	harness.Daemon(h, "kubelet", binary, "--config=/etc/kubernetes/kubelet.yaml", "--hostname-override="+h.Name, "--node-ip="+h.IP)
 	return newNode(t, h)
@@ -198,7 +198,7 @@ func (n *node) logs(pod *v1.Pod, least int) []string {
 // TestUpstreamKubelet runs static pods on skiff's socket by the upstream kubelet: probes, exec, logs, restarts, statistics.
 func TestUpstreamKubelet(t *testing.T) {
 	h := harness.NewHost(t)
-	n := upstreamKubelet(t, h, skiffCRI(t, h))
+	n := upstreamKubelet(t, h, skiffCRI(t, h), kubeletConfig)
 	write(t, h, "/etc/kubernetes/manifests/web.yaml", web)
 	write(t, h, "/etc/kubernetes/manifests/counter.yaml", counter)
 	pod, counting := n.ready("web", 0), n.ready("counter", 0)

@@ -1,0 +1,85 @@
+package nodelog
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// journal is a reader that knows the unit foo.service, and shows what it is asked for.
+const journal = `#!/bin/sh
+if [ "$1" = --field ]; then echo foo.service; else echo "journal: $*"; fi
+`
+
+func TestNodeLog(t *testing.T) {
+	dir := t.TempDir()
+	for path, text := range map[string]string{"syslog": "sys\n", "bar.log": "bar\n", "baz/baz.log": "baz\n", "journalctl": journal} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc/hostname", filepath.Join(dir, "out.log")); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(h http.Handler, path string, q url.Values) (int, string) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/logs/"+path+"?"+q.Encode(), nil))
+		return w.Code, w.Body.String()
+	}
+	h := Handler(Config{Dir: dir, Query: true, Journal: filepath.Join(dir, "journalctl")})
+	none := Handler(Config{Dir: dir, Query: true, Journal: filepath.Join(dir, "no journal")})
+	for name, tc := range map[string]struct {
+		h     http.Handler
+		path  string
+		query string
+		code  int
+		body  string
+	}{
+		"list":                    {h, "", "", 200, `<a href="syslog">syslog</a>`},
+		"file":                    {h, "syslog", "", 200, "sys\n"},
+		"file by query":           {h, "", "query=/syslog", 200, "sys\n"},
+		"file below":              {h, "", "query=/baz/baz.log", 200, "baz\n"},
+		"unit":                    {h, "", "query=foo", 200, "journal: --utc --no-pager --output=short-precise --unit=foo\n"},
+		"unit with options":       {h, "", "query=foo&sinceTime=2026-01-02T03:04:05Z&untilTime=2026-02-02T03:04:05Z&tailLines=7&pattern=a.c&boot=-1", 200, "journal: --utc --no-pager --output=short-precise --since=2026-1-2 03:4:5 --until=2026-2-2 03:4:5 --pager-end --lines=7 --unit=foo --grep=a.c --boot -1\n"},
+		"unit and file":           {h, "", "query=foo&query=bar", 200, "--unit=foo\nbar\n"},
+		"service of a file":       {h, "", "query=bar", 200, "bar\n"},
+		"service of a directory":  {h, "", "query=baz", 200, "baz\n"},
+		"service without journal": {none, "", "query=syslog", 200, "sys\n"},
+		"unknown service":         {h, "", "query=nosuch", 200, "\nlog not found for nosuch\n"},
+		"options for a file":      {h, "", "query=bar&tailLines=1", 200, "\noptions present and query resolved to log files for [bar]\ntry without specifying options\n"},
+		"link out of it":          {h, "", "query=/out.log", 406, "path escapes from parent"},
+		"link out by service":     {h, "", "query=out", 200, "error getting log for out"},
+		"path out of it":          {h, "", "query=/../../etc/hostname", 406, "path escapes from parent"},
+		"path and query":          {h, "syslog", "query=foo", 406, "path not allowed in query mode"},
+		"empty query":             {h, "", "query=", 400, `query: Invalid value: [""]: may not be empty`},
+		"options alone":           {h, "", "tailLines=1", 406, "query: Required value: cannot be empty with options"},
+		"file with options":       {h, "", "query=/syslog&tailLines=1", 406, "cannot specify file with options"},
+		"two files":               {h, "", "query=/syslog&query=/bar.log", 406, "cannot specify more than one file"},
+		"file and service":        {h, "", "query=/syslog&query=foo", 406, "cannot specify a file and service"},
+		"five services":           {h, "", "query=a&query=b&query=c&query=d&query=e", 406, "must have at most 4 items"},
+		"unsafe name":             {h, "", "query=foo;ls", 406, "input contains unsupported characters"},
+		"bad time":                {h, "", "query=foo&sinceTime=x", 400, `sinceTime: Invalid value: "x": invalid time format`},
+		"times the wrong way":     {h, "", "query=foo&sinceTime=2027-01-01T00:00:00Z&untilTime=2026-01-01T00:00:00Z", 406, "must be after `sinceTime`"},
+		"boot to come":            {h, "", "query=foo&boot=1", 406, "must be less than 1"},
+		"too many lines":          {h, "", "query=foo&tailLines=100001", 406, "must be between 0 and 100000, inclusive"},
+		"no number":               {h, "", "query=foo&tailLines=x", 400, "tailLines: Invalid value"},
+		"bad pattern":             {h, "", "query=foo&pattern=[", 406, "missing closing ]"},
+		"queries turned off":      {Handler(Config{Dir: dir}), "", "query=foo", 200, `<a href="syslog">syslog</a>`},
+	} {
+		v, err := url.ParseQuery(strings.ReplaceAll(tc.query, ";", "%3B"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, body := ask(tc.h, tc.path, v); code != tc.code || !strings.Contains(body, tc.body) {
+			t.Errorf("%s: %s", name, fmt.Sprintf("%d %q, want %d %q", code, body, tc.code, tc.body))
+		}
+	}
+}
