@@ -33,6 +33,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/source"
 	"github.com/skiff-node/skiff/kubelet/status"
 	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/volume/selinux"
 	"github.com/skiff-node/skiff/kubelet/worker"
 	"github.com/skiff-node/skiff/kubelet/worker/record"
 )
@@ -134,7 +135,7 @@ func (k *Kubelet) newRuntime() error {
 		return err
 	}
 	k.runtime, err = runtime.New(runtime.Config{
-		Credentials: plugins.For, Pulls: k.facts.pulls, Metrics: k.metrics.Runtime,
+		Credentials: plugins.For, Pulls: k.facts.pulls, Labelled: selinux.Host{}.Enabled(), Metrics: k.metrics.Runtime,
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,

@@ -32,6 +32,7 @@ var owners = map[string][]string{
 	"github.com/opencontainers/runc":              {"runtimeservice/oci", "cmd/skiff-keeper"},
 	"github.com/containerd/ttrpc":                 {"runtimeservice/shim"},
 	"github.com/containerd/containerd/api":        {"runtimeservice/shim"},
+	"github.com/opencontainers/selinux":           {"kubelet/volume/selinux"},
 	"github.com/godbus/dbus":                      {"kubelet/shutdown"},
 	"github.com/containernetworking/cni":          {"network/cni"},
 	"github.com/google/nftables":                  {"proxy/apply", "proxy/packettest", "network/policy", "network/hostport"},

@@ -66,6 +66,8 @@ type Config struct {
 	Events         Events
 	// Credentials asks plugins about an image of the pod. Optional.
 	Credentials func(ctx context.Context, image string, p *v1.Pod) []credentials.Answer
+	// Labelled says that the kernel labels files (SELinux).
+	Labelled bool
 	// Pulls remember who may use which image. Nil: everybody all.
 	Pulls *pulls.Records
 	// Metrics count calls, starts and pulls. Optional.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/volume/selinux"
 )
 
 const etcHosts = "/etc/hosts"
@@ -62,6 +63,7 @@ func (r launch) mount(ctx context.Context, index int, env []spec.Var, images map
 	}
 	mount := spec.Mount(m, path)
 	mount.Readonly = mount.Readonly || at.ReadOnly
+	mount.SelinuxRelabel = at.Relabel && r.cfg.Labelled && selinux.First(p, c.Name, m.Name)
 	return mount, nil
 }
 
@@ -100,7 +102,7 @@ func (r launch) mounts(ctx context.Context, env []spec.Var, images map[string]*c
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, &cri.Mount{ContainerPath: etcHosts, HostPath: path})
+		list = append(list, &cri.Mount{ContainerPath: etcHosts, HostPath: path, SelinuxRelabel: r.cfg.Labelled})
 	}
 	if c.TerminationMessagePath == "" {
 		return list, nil
@@ -109,7 +111,7 @@ func (r launch) mounts(ctx context.Context, env []spec.Var, images map[string]*c
 	if err != nil {
 		return nil, err
 	}
-	return append(list, &cri.Mount{ContainerPath: absolute(c.TerminationMessagePath), HostPath: path}), nil
+	return append(list, &cri.Mount{ContainerPath: absolute(c.TerminationMessagePath), HostPath: path, SelinuxRelabel: r.cfg.Labelled}), nil
 }
 
 func absolute(path string) string {

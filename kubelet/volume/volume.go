@@ -52,6 +52,8 @@ type Place struct {
 	ReadOnly bool
 	// Device says that the volume is a raw block device, for volumeDevices instead of volumeMounts.
 	Device bool
+	// Relabel wants the runtime to write the container's SELinux label to the volume's files.
+	Relabel bool
 }
 
 // Kind sets up the volumes of one sort.

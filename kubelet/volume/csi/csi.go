@@ -42,6 +42,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-node/skiff/kubelet/volume"
+	"github.com/skiff-node/skiff/kubelet/volume/selinux"
 )
 
 // Tokens gets service account tokens for drivers that ask for them; volume/token implements it.
@@ -67,6 +68,8 @@ type Config struct {
 	Tokens  Tokens
 	// Events tells of growth; optional.
 	Events Events
+	// Labels is what the machine knows of SELinux; optional.
+	Labels selinux.Labels
 	// InUseChanged is told when the answer of InUse has changed; optional.
 	InUseChanged func()
 	// Reported returns nil once the volume is safe from being detached; see Safe. Optional. Nothing is staged before.
@@ -106,6 +109,9 @@ func New(cfg Config) (*Kind, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Labels == nil {
+		cfg.Labels = selinux.Host{}
 	}
 	if cfg.InUseChanged == nil {
 		cfg.InUseChanged = func() {}

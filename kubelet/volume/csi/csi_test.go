@@ -43,7 +43,7 @@ func TestTwoPodsShareAVolumeAndAKubeletThatStartsAgainAsksForNothing(t *testing.
 	two.Spec.Volumes[0].PersistentVolumeClaim.ReadOnly = true
 	at, err := w.Setup(t.Context(), one)
 	target := filepath.Join(w.root, "pods/uid-one/volumes/kubernetes.io~csi/pv-a/mount")
-	if err != nil || at["data"] != (volume.Place{Path: target}) {
+	if err != nil || at["data"] != (volume.Place{Path: target, Relabel: true}) {
 		t.Fatalf("%+v, %v", at, err)
 	}
 	if at, err := w.Setup(t.Context(), two); err != nil || !at["data"].ReadOnly {

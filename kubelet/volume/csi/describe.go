@@ -115,6 +115,7 @@ func accessMode(modes []v1.PersistentVolumeAccessMode, singleNode bool) csi.Volu
 // wishes are what a CSIDriver object says; a driver without one has the defaults.
 type wishes struct {
 	Attach, PodInfo, Republish, TokensInSecrets bool
+	Label                                       bool // volumes can be mounted with an SELinux label
 	GroupPolicy                                 storagev1.FSGroupPolicy
 	Modes                                       []storagev1.VolumeLifecycleMode // nil without an object
 	Tokens                                      []storagev1.TokenRequest
@@ -128,7 +129,7 @@ func wishesOf(d *storagev1.CSIDriver) wishes {
 	is := func(b *bool) bool { return b != nil && *b }
 	w.Attach = d.Spec.AttachRequired == nil || *d.Spec.AttachRequired
 	w.PodInfo, w.Republish, w.TokensInSecrets = is(d.Spec.PodInfoOnMount), is(d.Spec.RequiresRepublish), is(d.Spec.ServiceAccountTokenInSecrets)
-	w.Tokens = d.Spec.TokenRequests
+	w.Tokens, w.Label = d.Spec.TokenRequests, is(d.Spec.SELinuxMount)
 	if d.Spec.FSGroupPolicy != nil && *d.Spec.FSGroupPolicy != "" {
 		w.GroupPolicy = *d.Spec.FSGroupPolicy
 	}

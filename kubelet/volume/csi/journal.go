@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/skiff-node/skiff/kubelet/whole"
@@ -27,6 +28,8 @@ type entry struct {
 	Lifecycle  string `json:"volumeLifecycleMode,omitempty"`
 	// Mode is "Block" for a raw device.
 	Mode string `json:"volumeMode,omitempty"`
+	// Label is the SELinux label that the volume is mounted with.
+	Label string `json:"seLinuxMountContext,omitempty"`
 	// Complete is the id of the boot in which the step was completed.
 	Complete string `json:"completeInBoot,omitempty"`
 }
@@ -140,19 +143,13 @@ func (j *journal) of(pod, dir string) ([]noted, error) {
 	return list, nil
 }
 
-// others lists the pods, but this one, that have the volume.
-func (j *journal) others(id identity, pod string) ([]string, error) {
+// others lists what pods, but this one, have noted of the volume: they have it.
+func (j *journal) others(id identity, pod string) ([]noted, error) {
 	all, err := j.all()
 	if err != nil {
 		return nil, fmt.Errorf("look which pods have the volume: %w", err)
 	}
-	var pods []string
-	for _, e := range all {
-		if e.identity() == id && e.pod != pod {
-			pods = append(pods, e.pod)
-		}
-	}
-	return pods, nil
+	return slices.DeleteFunc(all, func(e noted) bool { return e.identity() != id || e.pod == pod }), nil
 }
 
 // bootID tells this boot of the machine from any other.

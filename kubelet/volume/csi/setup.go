@@ -27,6 +27,7 @@ type setup struct {
 	wish   wishes
 	can    abilities
 	attach map[string]string // publish_context, from the VolumeAttachment
+	label  string            // SELinux label that the volume is mounted with
 }
 
 func (s *setup) run(ctx context.Context) (volume.Place, error) {
@@ -66,7 +67,7 @@ func (s *setup) called(mount, device string) string {
 }
 
 func (s *setup) place() volume.Place {
-	return volume.Place{Path: s.target(), ReadOnly: s.vol.ReadOnly, Device: s.vol.Block}
+	return volume.Place{Path: s.target(), ReadOnly: s.vol.ReadOnly, Device: s.vol.Block, Relabel: !s.vol.ReadOnly && !s.vol.Block && s.entry.Label == ""}
 }
 
 func (s *setup) target() string {
@@ -77,7 +78,7 @@ func (s *setup) target() string {
 // intent is the entry that tells of this volume.
 func (s *setup) intent() entry {
 	e := entry{Name: s.vol.Name, Handle: s.vol.Handle, Driver: s.vol.Driver, Node: s.cfg.Node, Lifecycle: "Persistent",
-		Attachment: attachmentName(s.vol, s.cfg.Node), Mode: mode(s.vol)}
+		Attachment: attachmentName(s.vol, s.cfg.Node), Mode: mode(s.vol), Label: s.label}
 	if s.vol.Inline {
 		e.Lifecycle = "Ephemeral"
 	}
@@ -100,6 +101,9 @@ func (s *setup) prepare(ctx context.Context) error {
 	}
 	s.wish = wishesOf(object)
 	if err := s.wish.supports(s.vol); err != nil {
+		return err
+	}
+	if err := label(s); err != nil {
 		return err
 	}
 	s.can, err = s.driver.abilities(ctx)

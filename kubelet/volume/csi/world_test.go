@@ -27,6 +27,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/volume/claim"
 	"github.com/skiff-node/skiff/kubelet/volume/csi"
 	"github.com/skiff-node/skiff/kubelet/volume/csi/csitest"
+	"github.com/skiff-node/skiff/kubelet/volume/selinux"
 )
 
 const driverName = "disk.example.org"
@@ -49,6 +50,7 @@ type world struct {
 	mu       sync.Mutex
 	events   []string
 	reported bool
+	labels   selinux.Labels // nil: this machine's
 }
 
 // Reported is the node's status, which the test changes.
@@ -134,7 +136,7 @@ func (w *world) kubelet() {
 	if w.drivers, err = csi.NewDrivers(csi.DriversConfig{Client: w.client, Node: "node", Dial: plugin.Dial}); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.kind, err = csi.New(csi.Config{Root: w.root, Node: "node", Client: w.client, Drivers: w.drivers, Tokens: w, Events: w, Reported: w.Reported}); err != nil {
+	if w.kind, err = csi.New(csi.Config{Root: w.root, Node: "node", Client: w.client, Drivers: w.drivers, Tokens: w, Events: w, Reported: w.Reported, Labels: w.labels}); err != nil {
 		w.t.Fatal(err)
 	}
 	if w.Manager, err = volume.New(volume.Config{Root: w.root, Kinds: []volume.Kind{w.kind}, Claims: claim.Finder{Client: w.client}, Period: 10 * time.Millisecond}); err != nil {

@@ -33,7 +33,7 @@ func (Kind) Handles(src *v1.VolumeSource) bool { return src.EmptyDir != nil }
 // Setup implements volume.Kind. The mode and the owner of the directory are set once: from then on they are the
 // containers' own, who may have narrowed them (a data directory of mode 0700), as is the content.
 func (k Kind) Setup(_ context.Context, req volume.Request) (volume.Place, error) {
-	place := volume.Place{Path: req.Dir}
+	place := volume.Place{Path: req.Dir, Relabel: true}
 	done, err := ready(req)
 	if err != nil || done {
 		return place, err

@@ -37,7 +37,7 @@ func (*Kind) HandlesPersistent(src *v1.PersistentVolumeSource) bool { return src
 func (k *Kind) Setup(_ context.Context, req volume.Request) (volume.Place, error) {
 	pv := req.Claimed.Volume
 	path := pv.Spec.Local.Path
-	place := volume.Place{Path: req.Dir, ReadOnly: req.Claimed.ReadOnly, Device: req.Claimed.Block()}
+	place := volume.Place{Path: req.Dir, ReadOnly: req.Claimed.ReadOnly, Device: req.Claimed.Block(), Relabel: !req.Claimed.ReadOnly && !req.Claimed.Block()}
 	if !filepath.IsAbs(path) || slices.Contains(strings.Split(path, "/"), "..") {
 		return place, fmt.Errorf("local volume path %q must be absolute and without \"..\"", path)
 	}

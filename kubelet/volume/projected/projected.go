@@ -131,7 +131,7 @@ func (k *kind) Forget(pod string) {
 
 // Setup implements volume.Kind: collect first, so that a missing object leaves nothing behind, then write.
 func (k *kind) Setup(ctx context.Context, req volume.Request) (volume.Place, error) {
-	place := volume.Place{Path: req.Dir, ReadOnly: true} // the kubelet alone writes here
+	place := volume.Place{Path: req.Dir, ReadOnly: true, Relabel: true} // the kubelet alone writes here
 	files, err := k.collect(ctx, req, k.spec(&req.Volume.VolumeSource))
 	if err != nil {
 		return place, err
