@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -56,6 +57,8 @@ type Assigner struct {
 	cfg     Config
 	devices *devices.Manager
 	cpus    *cpus.Allocator // nil unless cpuManagerPolicy is static
+	aligner *aligner
+	turn    sync.Mutex // held while a pod is given what it asks for
 }
 
 // Refusal is why a pod cannot have what it asks for, in upstream's words.
@@ -73,19 +76,45 @@ func New(cfg Config) (*Assigner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Configuration.CPUManagerPolicy != "static" {
-		return a, nil
-	}
-	topology, err := cpus.ReadTopology("/sys/devices/system/cpu")
-	if err != nil {
-		return nil, fmt.Errorf("cpuManagerPolicy: static: %w", err)
-	}
-	reserved, err := reservedCPUs(cfg.Configuration.ReservedSystemCPUs, cfg.Reserved, topology)
-	if err != nil {
+	if err := a.newCPUs(machine); err != nil {
 		return nil, err
 	}
-	a.cpus = cpus.New(cpus.Config{PodsDir: filepath.Join(cfg.RootDir, "pods"), Topology: topology, Reserved: reserved})
+	if a.aligner, err = newAligner(cfg.Configuration, machine); err != nil {
+		return nil, err
+	}
+	a.aligner.providers = append(a.aligner.providers, a.devices)
+	if a.cpus != nil {
+		a.aligner.providers = append(a.aligner.providers, a.cpus)
+	}
 	return a, nil
+}
+
+// newCPUs makes what gives containers CPUs of their own, where cpuManagerPolicy is static.
+func (a *Assigner) newCPUs(machine numa.Machine) error {
+	c := a.cfg.Configuration
+	if c.CPUManagerPolicy != "static" {
+		if len(c.CPUManagerPolicyOptions) > 0 {
+			return errors.New("cpuManagerPolicyOptions: they are for cpuManagerPolicy: static")
+		}
+		return nil
+	}
+	topology, err := cpus.ReadTopology("/sys/devices/system/cpu", machine)
+	if err != nil {
+		return fmt.Errorf("cpuManagerPolicy: static: %w", err)
+	}
+	options, err := cpus.ParseOptions(c.CPUManagerPolicyOptions)
+	if err == nil {
+		err = options.Check(topology, c.TopologyManagerPolicy)
+	}
+	if err != nil {
+		return fmt.Errorf("cpuManagerPolicyOptions: %w", err)
+	}
+	reserved, err := reservedCPUs(c.ReservedSystemCPUs, a.cfg.Reserved, topology, options)
+	if err != nil {
+		return err
+	}
+	a.cpus = cpus.New(cpus.Config{PodsDir: filepath.Join(a.cfg.RootDir, "pods"), Topology: topology, Reserved: reserved, Options: options})
+	return nil
 }
 
 func readMachine() (numa.Machine, error) {
@@ -101,7 +130,7 @@ func readMachine() (numa.Machine, error) {
 }
 
 // reservedCPUs are those named, or as many as kubeReserved and systemReserved keep, rounded up.
-func reservedCPUs(named string, kept v1.ResourceList, topology cpus.Topology) (cpuset.CPUSet, error) {
+func reservedCPUs(named string, kept v1.ResourceList, topology cpus.Topology, o cpus.Options) (cpuset.CPUSet, error) {
 	if named != "" {
 		return cpuset.Parse(named)
 	}
@@ -109,8 +138,8 @@ func reservedCPUs(named string, kept v1.ResourceList, topology cpus.Topology) (c
 	if q.IsZero() {
 		return cpuset.New(), errors.New("cpuManagerPolicy: static needs CPUs that are never given away: set reservedSystemCPUs, or cpu in kubeReserved or systemReserved")
 	}
-	set, ok := topology.Take(topology.All(), int(q.Value())) // Value rounds up
-	if !ok {
+	set, err := topology.Take(topology.All(), int(q.Value()), o) // Value rounds up
+	if err != nil {
 		return set, fmt.Errorf("kubeReserved and systemReserved keep %s CPUs, more than the %d there are", q.String(), len(topology))
 	}
 	return set, nil
@@ -118,25 +147,13 @@ func reservedCPUs(named string, kept v1.ResourceList, topology cpus.Topology) (c
 
 // Admit gives the pod's containers what they ask for, if that has not been done. It returns nil when all have it.
 func (a *Assigner) Admit(p *v1.Pod) *Refusal {
-	if err := a.allocate(p); err != nil {
+	a.turn.Lock()
+	defer a.turn.Unlock()
+	if err := a.aligner.give(p); err != nil {
 		a.Release(p.UID)
-		return &Refusal{"UnexpectedAdmissionError", fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
+		return refusal(err)
 	}
 	return nil
-}
-
-func (a *Assigner) allocate(p *v1.Pod) error {
-	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			if err := a.devices.Allocate(p, &list[i], 0); err != nil {
-				return err
-			}
-		}
-	}
-	if a.cpus == nil {
-		return nil
-	}
-	return a.cpus.Allocate(p)
 }
 
 // Release takes back what a pod was given that is not taken in after all. For others that need not be said.

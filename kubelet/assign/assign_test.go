@@ -19,7 +19,7 @@ func TestReservedCPUs(t *testing.T) {
 		{"", "5", "more than the 4"},
 		{"", "0", "never given away"},
 	} {
-		set, err := reservedCPUs(c.named, v1.ResourceList{v1.ResourceCPU: resource.MustParse(c.kept)}, topology)
+		set, err := reservedCPUs(c.named, v1.ResourceList{v1.ResourceCPU: resource.MustParse(c.kept)}, topology, cpus.Options{})
 		if got := fmt.Sprint(set, err); !strings.Contains(got, c.want) {
 			t.Errorf("%+v: %s", c, got)
 		}

@@ -25,7 +25,8 @@ var applied = []string{
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler", "logging",
 	"enableSystemLogQuery", "enableDebugFlagsHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
-	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerReconcilePeriod", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
+	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "topologyManagerPolicy", "topologyManagerScope",
+	"topologyManagerPolicyOptions", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
@@ -35,7 +36,6 @@ var inert = map[string]string{
 	"streamingConnectionIdleTimeout":            "streams go to the runtime, which has its own",
 	"volumeStatsAggPeriod":                      "volumes are measured when somebody asks",
 	"kubeletCgroups":                            "the kubelet stays in the cgroup it was started in",
-	"topologyManagerScope":                      "there is no topology policy but none",
 	"hairpinMode":                               "the runtime's network sees to it",
 	"makeIPTablesUtilChains":                    "no chains of iptables are made; deprecated",
 	"iptablesMasqueradeBit":                     "no chains of iptables are made; deprecated",
@@ -61,15 +61,10 @@ func refusals() []refusal {
 	return []refusal{
 		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
 		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
-		{"cpuManagerPolicyOptions", func(c *conf) bool { return len(c.CPUManagerPolicyOptions) > 0 }, "leave it out"},
 		{"singleProcessOOMKill", func(c *conf) bool { return c.SingleProcessOOMKill != nil && *c.SingleProcessOOMKill }, "false"},
 		{"memoryManagerPolicy", func(c *conf) bool {
 			return c.MemoryManagerPolicy != "" && c.MemoryManagerPolicy != kubeletconfig.NoneMemoryManagerPolicy
 		}, "None"},
-		{"topologyManagerPolicy", func(c *conf) bool {
-			return c.TopologyManagerPolicy != "" && c.TopologyManagerPolicy != kubeletconfig.NoneTopologyManagerPolicy
-		}, "none"},
-		{"topologyManagerPolicyOptions", func(c *conf) bool { return len(c.TopologyManagerPolicyOptions) > 0 }, "leave it out"},
 		{"reservedMemory", func(c *conf) bool { return len(c.ReservedMemory) > 0 }, "leave it out"},
 		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},

@@ -21,19 +21,22 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/utils/cpuset"
 
+	"github.com/skiff-node/skiff/kubelet/assign/numa"
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
-// Config of an Allocator. All fields are required.
+// Config of an Allocator. All fields but Options are required.
 type Config struct {
 	// PodsDir holds the pods' directories.
 	PodsDir  string
 	Topology Topology
 	// Reserved is never given away.
 	Reserved cpuset.CPUSet
+	Options  Options
 }
 
 // Allocator gives out processors.
@@ -56,9 +59,10 @@ func (a *Allocator) path(uid types.UID) string {
 	return filepath.Join(a.cfg.PodsDir, string(uid), fileName)
 }
 
-// exclusive is how many processors the container gets for itself; 0 for none.
+// exclusive is how many processors the container gets for itself; 0 for none. Where resources are the pod's as a whole, its
+// containers have none for themselves.
 func exclusive(p *v1.Pod, c *v1.Container) int {
-	if pod.QOS(p) != v1.PodQOSGuaranteed {
+	if pod.QOS(p) != v1.PodQOSGuaranteed || resourcehelper.IsPodLevelResourcesSet(p) {
 		return 0
 	}
 	q := c.Resources.Requests[v1.ResourceCPU]
@@ -71,43 +75,135 @@ func exclusive(p *v1.Pod, c *v1.Container) int {
 	return int(q.Value())
 }
 
-// Allocate gives the pod's containers their processors, if it has not been done. Init containers run before the others and
-// use the same ones.
-func (a *Allocator) Allocate(p *v1.Pod) error {
-	together, alone := 0, 0 // of those that run at the same time, and of the largest init container
-	for i := range p.Spec.Containers {
-		together += exclusive(p, &p.Spec.Containers[i])
-	}
+// together is how many processors the pod needs at the same time at most: init containers run one after the other, beside the
+// sidecars that have started before.
+func together(p *v1.Pod) int {
+	beside, most := 0, 0
 	for i := range p.Spec.InitContainers {
 		c := &p.Spec.InitContainers[i]
 		if n := exclusive(p, c); pod.Sidecar(c) {
-			together += n
+			beside += n
 		} else {
-			alone = max(alone, n)
+			most = max(most, beside+n)
 		}
 	}
-	if max(together, alone) == 0 {
+	for i := range p.Spec.Containers {
+		beside += exclusive(p, &p.Spec.Containers[i])
+	}
+	return max(most, beside)
+}
+
+// Allocate gives the container its processors, if it has not got them: on those NUMA nodes first. Init containers have to be
+// given theirs before the others, which use them again. It must not be called for two containers at a time.
+func (a *Allocator) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
+	count := exclusive(p, c)
+	if count == 0 {
 		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, err := os.Stat(a.path(p.UID)); err == nil || !errors.Is(err, fs.ErrNotExist) {
+	has, err := a.sets(p.UID)
+	if _, ok := has[c.Name]; ok || err != nil {
 		return err
 	}
 	taken, err := a.taken()
 	if err != nil {
 		return err
 	}
-	free := a.Allocatable().Difference(taken)
-	set, ok := a.cfg.Topology.Take(free, max(together, alone))
-	if !ok {
-		return fmt.Errorf("not enough cpus available to satisfy request: requested=%d, available=%d", max(together, alone), free.Size())
+	if err := a.wholeCores(count, taken); err != nil {
+		return err
 	}
-	if err := a.write(p.UID, a.share(p, set)); err != nil {
+	again := reusable(p, c.Name, has)
+	free := a.Allocatable().Difference(taken).Union(again)
+	if near != 0 {
+		again = again.Intersection(a.near(near))
+	}
+	if again.Size() >= count { // nothing but what the pod has already
+		free = again
+	}
+	set, err := a.pick(free, count, near)
+	if err != nil {
+		return err
+	}
+	has[c.Name] = set
+	if err := a.write(p.UID, has); err != nil {
 		return err
 	}
 	a.changed()
 	return nil
+}
+
+// wholeCores refuses what cannot be had in whole cores, where only those are given. A core that has a reserved thread is not free.
+func (a *Allocator) wholeCores(count int, taken cpuset.CPUSet) error {
+	if !a.cfg.Options.FullCores {
+		return nil
+	}
+	t := a.cfg.Topology
+	if count%t.perCore() != 0 {
+		return &SMTError{Requested: count, PerCore: t.perCore()}
+	}
+	if free := t.All().Difference(taken).Difference(t.cores(a.cfg.Reserved)).Size(); count > free {
+		return &SMTError{Requested: count, PerCore: t.perCore(), Short: true, Available: free}
+	}
+	return nil
+}
+
+// near are the processors that count as close to a set of NUMA nodes.
+func (a *Allocator) near(m numa.Mask) cpuset.CPUSet {
+	t := a.cfg.Topology
+	if !a.cfg.Options.BySocket {
+		return t.inNodes(m)
+	}
+	sockets := map[int]bool{}
+	for _, c := range t {
+		if m.Has(c.Node) {
+			sockets[c.Socket] = true
+		}
+	}
+	return t.where(func(c CPU) bool { return sockets[c.Socket] })
+}
+
+// pick takes close ones first.
+func (a *Allocator) pick(free cpuset.CPUSet, count int, near numa.Mask) (cpuset.CPUSet, error) {
+	set, err := cpuset.New(), error(nil)
+	if close := free.Intersection(a.near(near)); near != 0 {
+		if set, err = a.cfg.Topology.Take(close, min(count, close.Size()), a.cfg.Options); err != nil {
+			return set, err
+		}
+	}
+	rest, err := a.cfg.Topology.Take(free.Difference(set), count-set.Size(), a.cfg.Options)
+	return set.Union(rest), err
+}
+
+// reusable are the processors that the container may take over from init containers that have ended before it starts.
+func reusable(p *v1.Pod, container string, has map[string]cpuset.CPUSet) cpuset.CPUSet {
+	left := cpuset.New()
+	for i := range p.Spec.InitContainers {
+		c := &p.Spec.InitContainers[i]
+		switch {
+		case c.Name == container:
+			return left
+		case pod.Sidecar(c):
+			left = left.Difference(has[c.Name])
+		default:
+			left = left.Union(has[c.Name])
+		}
+	}
+	for i := range p.Spec.Containers {
+		if name := p.Spec.Containers[i].Name; name != container {
+			left = left.Difference(has[name])
+		}
+	}
+	return left
+}
+
+// sets are those of the pod's containers, by name.
+func (a *Allocator) sets(uid types.UID) (map[string]cpuset.CPUSet, error) {
+	has, err := read(a.path(uid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]cpuset.CPUSet{}, nil
+	}
+	return has, err
 }
 
 // Release takes back the pod's processors.
@@ -119,32 +215,11 @@ func (a *Allocator) Release(uid types.UID) error {
 	return nil
 }
 
-// share divides the pod's processors among its containers.
-func (a *Allocator) share(p *v1.Pod, set cpuset.CPUSet) file {
-	f, left := file{}, set
-	give := func(c *v1.Container, from cpuset.CPUSet) cpuset.CPUSet {
-		n := exclusive(p, c)
-		if n == 0 {
-			return cpuset.New()
-		}
-		part, _ := a.cfg.Topology.Take(from, n)
-		f[c.Name] = part.String()
-		return part
+func (a *Allocator) write(uid types.UID, sets map[string]cpuset.CPUSet) error {
+	f := file{}
+	for name, set := range sets {
+		f[name] = set.String()
 	}
-	for i := range p.Spec.InitContainers {
-		if c := &p.Spec.InitContainers[i]; pod.Sidecar(c) {
-			left = left.Difference(give(c, left))
-		} else {
-			give(c, set)
-		}
-	}
-	for i := range p.Spec.Containers {
-		left = left.Difference(give(&p.Spec.Containers[i], left))
-	}
-	return f
-}
-
-func (a *Allocator) write(uid types.UID, f file) error {
 	raw, err := json.Marshal(f)
 	if err != nil {
 		return err
@@ -198,15 +273,19 @@ func (a *Allocator) taken() (cpuset.CPUSet, error) {
 
 // Of is the set of processors that a container runs on: its own, or those that are shared.
 func (a *Allocator) Of(uid types.UID, container string) (set cpuset.CPUSet, own bool, err error) {
-	sets, err := read(a.path(uid))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	has, err := a.sets(uid)
+	if err != nil {
 		return set, false, err
 	}
-	if set, own = sets[container]; own {
+	if set, own = has[container]; own {
 		return set, true, nil
 	}
 	taken, err := a.taken()
-	return a.cfg.Topology.All().Difference(taken), false, err
+	shared := a.cfg.Topology.All().Difference(taken)
+	if a.cfg.Options.Strict {
+		shared = shared.Difference(a.cfg.Reserved)
+	}
+	return shared, false, err
 }
 
 // Allocatable are the processors that may be given away.

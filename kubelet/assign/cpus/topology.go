@@ -1,6 +1,7 @@
 package cpus
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 
 	"k8s.io/utils/cpuset"
+
+	"github.com/skiff-node/skiff/kubelet/assign/numa"
 )
 
 // CPU is one logical processor.
@@ -16,13 +19,18 @@ type CPU struct {
 	ID int
 	// Socket and Core it belongs to; a core's number counts within its socket.
 	Socket, Core int
+	// Node is its NUMA node.
+	Node int
+	// Cache is the last level cache that it shares with others; the socket's number where the kernel does not tell.
+	Cache int
 }
 
 // Topology of the machine.
 type Topology []CPU
 
-// ReadTopology reads the processors that are online below dir, which is /sys/devices/system/cpu.
-func ReadTopology(dir string) (Topology, error) {
+// ReadTopology reads the processors that are online below dir, which is /sys/devices/system/cpu, on a machine with these NUMA
+// nodes.
+func ReadTopology(dir string, machine numa.Machine) (Topology, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "online"))
 	if err != nil {
 		return nil, fmt.Errorf("read which CPUs are online: %w", err)
@@ -42,7 +50,16 @@ func ReadTopology(dir string) (Topology, error) {
 		if err != nil {
 			return nil, err
 		}
-		t = append(t, CPU{id, socket, core})
+		c := CPU{ID: id, Socket: socket, Core: core, Cache: socket}
+		if cache, err := number(filepath.Join(dir, fmt.Sprintf("cpu%d", id), "cache", "index3", "id")); err == nil {
+			c.Cache = cache
+		}
+		for _, n := range machine {
+			if n.CPUs.Contains(id) {
+				c.Node = n.ID
+			}
+		}
+		t = append(t, c)
 	}
 	return t, nil
 }
@@ -68,49 +85,98 @@ func (t Topology) All() cpuset.CPUSet {
 	return cpuset.New(ids...)
 }
 
-// group is processors that belong together: a socket's or a core's.
-type group struct{ all, free cpuset.CPUSet }
-
-// groups sorts the processors by key, in the order of their lowest numbers.
-func (t Topology) groups(free cpuset.CPUSet, key func(CPU) [2]int) []group {
-	ids := map[[2]int][]int{}
+// where selects the processors for which is holds.
+func (t Topology) where(is func(CPU) bool) cpuset.CPUSet {
+	var ids []int
 	for _, c := range t {
-		ids[key(c)] = append(ids[key(c)], c.ID)
+		if is(c) {
+			ids = append(ids, c.ID)
+		}
 	}
-	var list []group
-	for _, members := range ids {
-		all := cpuset.New(members...)
-		list = append(list, group{all, all.Intersection(free)})
-	}
-	slices.SortFunc(list, func(a, b group) int { return a.all.List()[0] - b.all.List()[0] })
-	return list
+	return cpuset.New(ids...)
 }
 
-// Take chooses count of the free processors, as upstream does: whole sockets while they fit, then whole cores, then single
-// threads, of cores that are in use already where there are any. ok is false when there are too few.
-func (t Topology) Take(free cpuset.CPUSet, count int) (taken cpuset.CPUSet, ok bool) {
-	taken = cpuset.New()
-	if free.Size() < count {
-		return taken, false
+// inNodes are the processors of a set of NUMA nodes.
+func (t Topology) inNodes(m numa.Mask) cpuset.CPUSet {
+	return t.where(func(c CPU) bool { return m.Has(c.Node) })
+}
+
+// level is what processors belong together by.
+type level func(CPU) [2]int
+
+func byNode(c CPU) [2]int   { return [2]int{c.Node} }
+func bySocket(c CPU) [2]int { return [2]int{c.Socket} }
+func byCache(c CPU) [2]int  { return [2]int{c.Cache} }
+func byCore(c CPU) [2]int   { return [2]int{c.Socket, c.Core} }
+
+// count of the groups of a level.
+func (t Topology) count(by level) int {
+	seen := map[[2]int]bool{}
+	for _, c := range t {
+		seen[by(c)] = true
 	}
-	whole := func(key func(CPU) [2]int) {
-		for _, g := range t.groups(free.Difference(taken), key) {
-			if n := g.all.Size(); g.free.Size() == n && taken.Size()+n <= count {
-				taken = taken.Union(g.all)
-			}
+	return len(seen)
+}
+
+// perCore is how many threads a core has.
+func (t Topology) perCore() int { return len(t) / max(t.count(byCore), 1) }
+
+// cores are all processors of the cores that these are of.
+func (t Topology) cores(of cpuset.CPUSet) cpuset.CPUSet {
+	used := map[[2]int]bool{}
+	for _, c := range t {
+		if of.Contains(c.ID) {
+			used[byCore(c)] = true
 		}
 	}
-	whole(func(c CPU) [2]int { return [2]int{c.Socket} })
-	core := func(c CPU) [2]int { return [2]int{c.Socket, c.Core} }
-	whole(core)
-	rest := t.groups(free.Difference(taken), core)
-	slices.SortStableFunc(rest, func(a, b group) int { return a.free.Size() - b.free.Size() })
-	for _, g := range rest {
-		for _, id := range g.free.List() {
-			if taken.Size() < count {
-				taken = taken.Union(cpuset.New(id))
-			}
+	return t.where(func(c CPU) bool { return used[byCore(c)] })
+}
+
+// levels from the largest groups to the smallest. As many sockets as NUMA nodes, or more, lie within nodes; else nodes lie within
+// sockets.
+func (t Topology) levels() []level {
+	if t.count(bySocket) >= t.count(byNode) {
+		return []level{byNode, bySocket, byCore}
+	}
+	return []level{bySocket, byNode, byCore}
+}
+
+// aboveCores are the levels by which threads are taken without regard to cores: by sockets.
+func (t Topology) aboveCores() []level {
+	if t.count(bySocket) >= t.count(byNode) {
+		return []level{byNode, bySocket}
+	}
+	return []level{bySocket}
+}
+
+// group is processors that belong together, and those of them that are free.
+type group struct{ all, free cpuset.CPUSet }
+
+// groups are those of the last of the levels that have something free. They come in the order in which they are taken: within a
+// larger one together, and those with the least free first.
+func (t Topology) groups(free cpuset.CPUSet, levels ...level) []group {
+	by, rest := levels[0], levels[1:]
+	members := map[[2]int][]int{}
+	for _, c := range t {
+		members[by(c)] = append(members[by(c)], c.ID)
+	}
+	var list []group
+	for _, ids := range members {
+		all := cpuset.New(ids...)
+		if g := (group{all, all.Intersection(free)}); g.free.Size() > 0 {
+			list = append(list, g)
 		}
 	}
-	return taken, true
+	slices.SortFunc(list, func(a, b group) int {
+		return cmp.Or(a.free.Size()-b.free.Size(), a.all.List()[0]-b.all.List()[0])
+	})
+	if len(rest) == 0 {
+		return list
+	}
+	var out []group
+	for _, g := range list {
+		inside := slices.DeleteFunc(slices.Clone(t), func(c CPU) bool { return !g.all.Contains(c.ID) })
+		out = append(out, inside.groups(free, rest...)...)
+	}
+	return out
 }
