@@ -68,6 +68,7 @@ func command() *cobra.Command {
 }
 
 func run(ctx context.Context, cfg kubelet.Config) error {
+	thrifty()
 	if err := kubelet.Bootstrap(ctx, cfg); err != nil {
 		return err
 	}

@@ -185,7 +185,8 @@ func (w *Writer) once(ctx context.Context, e *entry, p *v1.Pod, st *v1.PodStatus
 	if err != nil {
 		return false, err
 	}
-	e.wrote = got
+	// Of the answer, which holds a whole pod, this is all that the next write needs.
+	e.wrote = &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: got.UID, ResourceVersion: got.ResourceVersion}, Status: got.Status}
 	return true, nil
 }
 
