@@ -112,7 +112,9 @@ func newPlugins(k *Kubelet) error {
 
 // retryWithDrivers lets the pods that may have waited for a driver try again at once.
 func retryWithDrivers(pool *worker.Pool) {
-	needs := func(v v1.Volume) bool { return v.CSI != nil || v.PersistentVolumeClaim != nil || v.Ephemeral != nil }
+	needs := func(v v1.Volume) bool {
+		return v.CSI != nil || v.PersistentVolumeClaim != nil || v.Ephemeral != nil || claim.Migrated(&v.VolumeSource)
+	}
 	for _, p := range pool.Pods() {
 		if slices.ContainsFunc(p.Spec.Volumes, needs) {
 			pool.Retry(p.UID)

@@ -80,6 +80,8 @@ func (c claims) Resolve(context.Context, *v1.Pod, *v1.Volume) (*volume.Claimed, 
 	return &c.Claimed, nil
 }
 
+func (claims) Migrates(*v1.VolumeSource) bool { return false }
+
 func TestVolumesOfTypesThatAreNotKnownAreRefusedByName(t *testing.T) {
 	nfs := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv-1"}, Spec: v1.PersistentVolumeSpec{
 		PersistentVolumeSource: v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{}}}}

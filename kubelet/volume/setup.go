@@ -32,7 +32,7 @@ func (s *setup) all(ctx context.Context, refresh bool) (map[string]Place, error)
 		vol := &s.pod.Spec.Volumes[i]
 		switch {
 		case vol.Image != nil: // the runtime mounts it
-		case vol.PersistentVolumeClaim != nil || vol.Ephemeral != nil:
+		case s.claimed(vol):
 			slow.Add(1)
 			go func() {
 				defer slow.Done()
@@ -61,6 +61,11 @@ func (s *setup) all(ctx context.Context, refresh bool) (map[string]Place, error)
 	}
 	slow.Wait()
 	return s.places, errors.Join(s.failed...)
+}
+
+// claimed tells whether there is a persistent volume behind the pod's.
+func (s *setup) claimed(vol *v1.Volume) bool {
+	return vol.PersistentVolumeClaim != nil || vol.Ephemeral != nil || s.cfg.Claims != nil && s.cfg.Claims.Migrates(&vol.VolumeSource)
 }
 
 // claim sets up a persistentVolumeClaim or ephemeral volume. A refresh asks the API anew: the volume may have grown.

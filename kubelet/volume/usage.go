@@ -117,7 +117,7 @@ func (m *Manager) Usage(ctx context.Context, uid types.UID) []v1alpha1.VolumeSta
 			continue
 		}
 		one := v1alpha1.VolumeStats{FsStats: got, Name: v.req.Volume.Name}
-		if c := v.req.Claimed; c != nil {
+		if c := v.req.Claimed; c != nil && c.Claim != nil {
 			one.PVCRef = &v1alpha1.PVCReference{Namespace: c.Claim.Namespace, Name: c.Claim.Name}
 		}
 		list = append(list, one)

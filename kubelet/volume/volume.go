@@ -101,12 +101,16 @@ type Persistent interface {
 
 // Claims finds what is behind a pod's persistentVolumeClaim or ephemeral volume; volume/claim implements it.
 type Claims interface {
+	// Migrates tells whether a volume of the pod, which has no claim, is the persistent volume of a driver all the same: Resolve
+	// then takes it as well.
+	Migrates(*v1.VolumeSource) bool
 	// Resolve returns the bound claim and its persistent volume, or why the pod cannot use them.
 	Resolve(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (*Claimed, error)
 }
 
 // Claimed is the persistent volume behind a volume of a pod.
 type Claimed struct {
+	// Claim is nil for a volume that the pod names without one.
 	Claim  *v1.PersistentVolumeClaim
 	Volume *v1.PersistentVolume
 	// ReadOnly is the pod's wish (persistentVolumeClaim.readOnly).

@@ -1,5 +1,5 @@
 // Package claim finds the persistent volume behind a pod's persistentVolumeClaim or ephemeral volume, and says in upstream's
-// words why there is none.
+// words why there is none. Volumes of types that a CSI driver has taken over are made that driver's.
 //
 // The Node authorizer lets a kubelet get the claims and volumes of its pods, and neither list nor watch them. So they are read
 // when a pod starts and again on the slow beat on which volumes are looked at for growth.
@@ -33,9 +33,12 @@ type Finder struct {
 // Resolve implements volume.Claims.
 func (f Finder) Resolve(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (*skiffvolume.Claimed, error) {
 	name, readOnly := "", false
-	if src := vol.PersistentVolumeClaim; src != nil {
+	switch src := vol.PersistentVolumeClaim; {
+	case src != nil:
 		name, readOnly = src.ClaimName, src.ReadOnly
-	} else {
+	case vol.Ephemeral == nil:
+		return inline(pod, vol)
+	default:
 		name = ephemeral.VolumeClaimName(pod, vol)
 	}
 	claim, err := f.claim(ctx, pod.Namespace, name)
@@ -47,6 +50,9 @@ func (f Finder) Resolve(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (*skif
 	var pv *v1.PersistentVolume
 	if err == nil {
 		pv, err = f.volume(ctx, claim)
+	}
+	if err == nil {
+		pv, err = migrated(pv)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("error processing PVC %s/%s: %w", pod.Namespace, name, err)

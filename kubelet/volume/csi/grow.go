@@ -19,7 +19,7 @@ import (
 // the node's is not.
 func (s *setup) growing() bool {
 	c := s.req.Claimed
-	if c == nil || s.vol.ReadOnly {
+	if c == nil || c.Claim == nil || s.vol.ReadOnly {
 		return false
 	}
 	if st := c.Claim.Status.AllocatedResourceStatuses[v1.ResourceStorage]; st == v1.PersistentVolumeClaimNodeResizeInfeasible {
