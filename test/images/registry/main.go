@@ -1,5 +1,5 @@
 // Command registry serves the project's images on loopback: registry LISTEN BINDIR. Every image is there under the tags
-// v1 and v2, which differ in a label. The images that critest asks for are there too, by their upstream names.
+// v1 and v2, which differ in a label, and once more below private/, for those who know the password. The images that critest asks for are there too, by their upstream names.
 package main
 
 import (
@@ -41,7 +41,7 @@ func run(listen, dir string) error {
 			if err != nil {
 				return err
 			}
-			if _, err := r.Push(repo, tag, labelled); err != nil {
+			if err := push(r, repo, tag, labelled); err != nil {
 				return err
 			}
 		}
@@ -58,6 +58,16 @@ func run(listen, dir string) error {
 	}
 	fmt.Println("ready", r.Addr)
 	select {}
+}
+
+// push puts the image where everybody gets it, and where a password is asked for.
+func push(r *images.Registry, repo, tag string, img v1.Image) error {
+	for _, in := range []string{repo, "private/" + path.Base(repo)} {
+		if _, err := r.Push(in, tag, img); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func label(img v1.Image, tag string) (v1.Image, error) {
