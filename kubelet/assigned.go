@@ -5,6 +5,8 @@ import (
 	"maps"
 	"path/filepath"
 
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/assign"
@@ -23,6 +25,7 @@ func newAssigner(k *Kubelet) error {
 	}
 	calls, _ := k.runtime.CRI()
 	a, err := assign.New(assign.Config{Configuration: k.cfg.Configuration, RootDir: k.cfg.RootDir, Reserved: kept.fixed,
+		Kept:            kept.of(v1.ResourceList{v1.ResourceMemory: *resource.NewQuantity(k.facts.memory, resource.BinarySI)}),
 		DevicePluginDir: k.cfg.DevicePluginDir, Dial: plugin.Dial, Counts: k.metrics.Devices, Runtime: calls, Log: k.log,
 		Changed: func() {
 			if k.node != nil {

@@ -28,6 +28,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/assign/cpus"
 	"github.com/skiff-node/skiff/kubelet/assign/devices"
+	"github.com/skiff-node/skiff/kubelet/assign/memory"
 	"github.com/skiff-node/skiff/kubelet/assign/numa"
 	"github.com/skiff-node/skiff/kubelet/plugin"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
@@ -47,6 +48,8 @@ type Config struct {
 	Sick    func(uids []types.UID)
 	// Reserved is what kubeReserved and systemReserved keep together.
 	Reserved v1.ResourceList
+	// Kept is what pods do not get of the machine: Reserved and the hard eviction thresholds.
+	Kept v1.ResourceList
 	// Runtime moves running containers to other processors.
 	Runtime cpus.Runtime
 	Log     *slog.Logger
@@ -57,6 +60,7 @@ type Assigner struct {
 	cfg     Config
 	devices *devices.Manager
 	cpus    *cpus.Allocator // nil unless cpuManagerPolicy is static
+	memory  *memory.Manager // nil unless memoryManagerPolicy is Static
 	aligner *aligner
 	turn    sync.Mutex // held while a pod is given what it asks for
 }
@@ -79,6 +83,9 @@ func New(cfg Config) (*Assigner, error) {
 	if err := a.newCPUs(machine); err != nil {
 		return nil, err
 	}
+	if err := a.newMemory(machine); err != nil {
+		return nil, err
+	}
 	if a.aligner, err = newAligner(cfg.Configuration, machine); err != nil {
 		return nil, err
 	}
@@ -86,7 +93,28 @@ func New(cfg Config) (*Assigner, error) {
 	if a.cpus != nil {
 		a.aligner.providers = append(a.aligner.providers, a.cpus)
 	}
+	if a.memory != nil {
+		a.aligner.providers = append(a.aligner.providers, a.memory)
+	}
 	return a, nil
+}
+
+// newMemory makes what gives containers memory of certain NUMA nodes, where memoryManagerPolicy is Static.
+func (a *Assigner) newMemory(machine numa.Machine) error {
+	c := a.cfg.Configuration
+	switch c.MemoryManagerPolicy {
+	case "", kubeletconfig.NoneMemoryManagerPolicy:
+		return nil
+	case kubeletconfig.StaticMemoryManagerPolicy:
+	default:
+		return fmt.Errorf("memoryManagerPolicy: %q is none of None, Static", c.MemoryManagerPolicy)
+	}
+	reserved, err := memory.Reserved(c.ReservedMemory, a.cfg.Kept, machine)
+	if err != nil {
+		return fmt.Errorf("reservedMemory: %w", err)
+	}
+	a.memory = memory.New(memory.Config{PodsDir: filepath.Join(a.cfg.RootDir, "pods"), Machine: machine, Reserved: reserved})
+	return nil
 }
 
 // newCPUs makes what gives containers CPUs of their own, where cpuManagerPolicy is static.
@@ -159,11 +187,15 @@ func (a *Assigner) Admit(p *v1.Pod) *Refusal {
 // Release takes back what a pod was given that is not taken in after all. For others that need not be said.
 func (a *Assigner) Release(uid types.UID) {
 	a.devices.Release(uid)
-	if a.cpus == nil {
-		return
+	var errs []error
+	if a.cpus != nil {
+		errs = append(errs, a.cpus.Release(uid))
 	}
-	if err := a.cpus.Release(uid); err != nil {
-		a.cfg.Log.Warn("a refused pod keeps its CPUs until it is deleted", "uid", uid, "err", err)
+	if a.memory != nil {
+		errs = append(errs, a.memory.Release(uid))
+	}
+	if err := errors.Join(errs...); err != nil {
+		a.cfg.Log.Warn("a refused pod keeps what it was given until it is deleted", "uid", uid, "err", err)
 	}
 }
 
@@ -184,25 +216,35 @@ func (a *Assigner) Admissible(allocatable v1.ResourceList) { a.devices.Admissibl
 // Health tells how the devices of a pod are, by container name.
 func (a *Assigner) Health(p *v1.Pod) map[string][]v1.ResourceStatus { return a.devices.Health(p) }
 
-// Fixed names the policies under which a container's resources cannot change while it runs; empty for none.
-func (a *Assigner) Fixed() (cpuPolicy string) {
+// Fixed names the policies under which a container's CPUs and memory cannot change while it runs; empty for none.
+func (a *Assigner) Fixed() (cpuPolicy, memoryPolicy string) {
 	if a.cpus != nil {
 		cpuPolicy = a.cfg.Configuration.CPUManagerPolicy
 	}
-	return cpuPolicy
+	if a.memory != nil {
+		memoryPolicy = a.cfg.Configuration.MemoryManagerPolicy
+	}
+	return cpuPolicy, memoryPolicy
 }
 
 // Sets tells where a container runs.
 func (a *Assigner) Sets(p *v1.Pod, container string) spec.Sets {
-	if a.cpus == nil {
-		return spec.Sets{}
+	var sets spec.Sets
+	if a.cpus != nil {
+		set, _, err := a.cpus.Of(p.UID, container)
+		if err != nil {
+			a.cfg.Log.Warn("cannot tell which CPUs a container has, it starts on all", "container", container, "err", err)
+		}
+		sets.CPUs = set.String()
 	}
-	set, _, err := a.cpus.Of(p.UID, container)
-	if err != nil {
-		a.cfg.Log.Warn("cannot tell which CPUs a container has, it starts on all", "container", container, "err", err)
-		return spec.Sets{}
+	if a.memory != nil {
+		nodes, err := a.memory.Of(p.UID, container)
+		if err != nil {
+			a.cfg.Log.Warn("cannot tell which memory a container has, it starts on all", "container", container, "err", err)
+		}
+		sets.Memory = nodes.String()
 	}
-	return spec.Sets{CPUs: set.String()}
+	return sets
 }
 
 // Loops are what has to run beside.
@@ -238,6 +280,9 @@ func (a *Assigner) serveDevices(ctx context.Context) error {
 // Container tells which parts of the machine a container has for itself.
 func (a *Assigner) Container(p *v1.Pod, container string, out *podresources.ContainerResources) {
 	a.devices.Container(p, container, out)
+	if a.memory != nil {
+		a.memory.Container(p, container, out)
+	}
 	if a.cpus == nil {
 		return
 	}
@@ -249,6 +294,9 @@ func (a *Assigner) Container(p *v1.Pod, container string, out *podresources.Cont
 // Allocatable tells what may be given to containers.
 func (a *Assigner) Allocatable(out *podresources.AllocatableResourcesResponse) {
 	a.devices.Allocatable(out)
+	if a.memory != nil {
+		a.memory.Allocatable(out)
+	}
 	if a.cpus != nil {
 		out.CpuIds = ids(a.cpus.Allocatable())
 	}

@@ -26,7 +26,7 @@ var applied = []string{
 	"enableSystemLogQuery", "enableDebugFlagsHandler",
 	"crashLoopBackOff", "enableProfilingHandler", "seccompDefault", "registerWithTaints", "registerNode",
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "topologyManagerPolicy", "topologyManagerScope",
-	"topologyManagerPolicyOptions", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
+	"topologyManagerPolicyOptions", "memoryManagerPolicy", "reservedMemory", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
@@ -62,10 +62,6 @@ func refusals() []refusal {
 		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
 		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
 		{"singleProcessOOMKill", func(c *conf) bool { return c.SingleProcessOOMKill != nil && *c.SingleProcessOOMKill }, "false"},
-		{"memoryManagerPolicy", func(c *conf) bool {
-			return c.MemoryManagerPolicy != "" && c.MemoryManagerPolicy != kubeletconfig.NoneMemoryManagerPolicy
-		}, "None"},
-		{"reservedMemory", func(c *conf) bool { return len(c.ReservedMemory) > 0 }, "leave it out"},
 		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
 		{"cpuCFSQuotaPeriod", func(c *conf) bool {

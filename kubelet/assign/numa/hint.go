@@ -150,7 +150,7 @@ func (m Merger) better(a, b Hint, ideal int) bool {
 // fitter tells whether a suits better than b when both would do.
 func (m Merger) fitter(a, b Mask) bool {
 	if !m.Closest || m.Policy == PolicySingle || a.Count() != b.Count() {
-		return a.narrower(b)
+		return a.Narrower(b)
 	}
 	da, db := m.Machine.distance(a), m.Machine.distance(b)
 	if da == db {

@@ -42,8 +42,8 @@ func (m Mask) Nodes() []int {
 // String is the set as the kernel writes it: 0-1,3.
 func (m Mask) String() string { return cpuset.New(m.Nodes()...).String() }
 
-// narrower tells whether m has fewer nodes, or as many of lower numbers.
-func (m Mask) narrower(than Mask) bool {
+// Narrower tells whether m has fewer nodes, or as many of lower numbers.
+func (m Mask) Narrower(than Mask) bool {
 	if m.Count() == than.Count() {
 		return m < than
 	}
