@@ -217,6 +217,45 @@ func TestExclusiveCPUs(t *testing.T) {
 	runs("shares", all)
 }
 
+// TestAlignedPod: with all managers at work a Guaranteed pod gets its own CPU and memory of one NUMA node, and one that asks for
+// what no node has is refused in upstream's words.
+func TestAlignedPod(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("one CPU cannot be divided")
+	}
+	h := harness.NewHost(t)
+	c := &chaos{T: t, h: h, more: `cpuManagerPolicy: static
+reservedSystemCPUs: "0"
+cpuManagerPolicyOptions: {strict-cpu-reservation: "true"}
+topologyManagerPolicy: single-numa-node
+topologyManagerScope: pod
+memoryManagerPolicy: Static
+kubeReserved: {memory: 300Mi}
+evictionHard: {memory.available: 100Mi}
+reservedMemory: [{numaNode: 0, limits: {memory: 400Mi}}]
+`}
+	c.node()
+	defer c.kubelet(func(int) time.Duration { return time.Hour })()
+	c.ready()
+	manifest(t, h, fmt.Sprintf(cpuPod, "aligned", `cpu: "1", memory: 32Mi`))
+	h.Kubectl("wait", "--for=condition=Ready", "pod/aligned", "--timeout=60s")
+	out := h.Kubectl("exec", "aligned", "--", "grep", "Cpus_allowed_list", "/proc/1/status")
+	if own := strings.TrimSpace(strings.TrimPrefix(out, "Cpus_allowed_list:")); own == "0" || strings.ContainsAny(own, "-,") {
+		t.Errorf("its own CPU is %q", own)
+	}
+	uid := strings.TrimSpace(h.Kubectl("get", "pod", "aligned", "-o", "jsonpath={.metadata.uid}"))
+	raw, err := os.ReadFile(h.Path("/var/lib/skiff/kubelet/pods/" + uid + "/memory"))
+	if err != nil || !strings.Contains(string(raw), "33554432") {
+		t.Errorf("what is noted of its memory: %s %v", raw, err)
+	}
+	manifest(t, h, strings.Replace(fmt.Sprintf(cpuPod, "scattered", `cpu: "1", memory: 900Gi`), "spec:", "spec:\n  nodeName: "+nodeName(h), 1))
+	want := "Failed TopologyAffinityError Pod was rejected: Resources cannot be allocated with Topology locality"
+	harness.Eventually(t, time.Minute, "what no NUMA node has is refused", func() (bool, string) {
+		got := strings.TrimSpace(h.Kubectl("get", "pod", "scattered", "-o", "jsonpath={.status.phase} {.status.reason} {.status.message}"))
+		return got == want, got
+	})
+}
+
 // node starts everything but the kubelet.
 func (c *chaos) node() {
 	h := c.h

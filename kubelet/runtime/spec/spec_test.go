@@ -233,6 +233,15 @@ func TestResources(t *testing.T) {
 	}
 }
 
+func TestSets(t *testing.T) {
+	n := testNode()
+	n.Sets = func(*v1.Pod, string) Sets { return Sets{CPUs: "2-3", Memory: "1"} }
+	p := parse(t, "spec: {containers: [{name: a}]}")
+	if r := Resources(n, p, &p.Spec.Containers[0]); r.CpusetCpus != "2-3" || r.CpusetMems != "1" {
+		t.Errorf("%v", r)
+	}
+}
+
 func TestRestored(t *testing.T) {
 	p := parse(t, "spec: {terminationGracePeriodSeconds: 7, containers: [{name: a, image: i, ports: [{containerPort: 80}], lifecycle: {preStop: {exec: {command: [x]}}}}]}")
 	c := &p.Spec.Containers[0]
