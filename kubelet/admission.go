@@ -47,5 +47,5 @@ func (k *admission) extra(ctx context.Context, p *v1.Pod, c *v1.Container) (*spe
 // resize decides whether a running pod gets other resources.
 func (k *admission) resize(p *v1.Pod, granted resize.Allocation, others []*v1.Pod) *resize.Refusal {
 	cpus, memory := k.facts.assigned.Fixed()
-	return resize.Decide(p, granted, others, resize.Node{Allocatable: (*Kubelet)(k).allocatable(), ExclusiveCPUs: cpus, ExclusiveMemory: memory})
+	return resize.Decide(p, granted, others, resize.Node{Allocatable: (*Kubelet)(k).allocatable(), ExclusiveCPUs: cpus, ExclusiveMemory: memory, Swaps: k.facts.usage.Swaps})
 }

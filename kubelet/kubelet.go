@@ -119,6 +119,8 @@ func (k *Kubelet) newRuntime() error {
 		SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"), Memory: k.facts.memory, CPUCFSQuota: *c.CPUCFSQuota,
 		Allocatable: k.allocatable,
 	}
+	k.facts.usage.Allocatable = func() int64 { list := k.allocatable(); return list.Memory().Value() }
+	k.spec.Tune = k.facts.usage.Tune
 	k.services = newServices(k.client)
 	err := newClaims(k)
 	if err != nil {

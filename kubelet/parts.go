@@ -27,6 +27,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/dra"
 	"github.com/skiff-node/skiff/kubelet/images/pulls"
+	"github.com/skiff-node/skiff/kubelet/memory"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
@@ -37,6 +38,7 @@ import (
 // machine is what the kubelet has to know of the machine before anything runs.
 type machine struct {
 	memory, cpus int64
+	usage        memory.Policy // swap and protection of memory
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
 	pulls        *pulls.Records   // with which credentials its images were pulled
@@ -54,6 +56,9 @@ func readMachine(cfg *Config) (machine, error) {
 		return machine{}, err
 	}
 	m := machine{memory: facts.Memory, cpus: facts.CPUs, ips: cfg.NodeIPs, reserved: kept.of}
+	if m.usage, err = memory.Read(cfg.Configuration, facts.Memory, facts.Swap()); err != nil {
+		return m, err
+	}
 	if len(m.ips) == 0 && facts.DefaultIP == "" {
 		return m, errors.New("no default route to take the node's address from: give NodeIPs")
 	}
@@ -136,7 +141,7 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	}
 	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log, Node: nodeLimits(c, k.facts.memory, k.allocatable()),
 		Reserved: reservedLimits(c),
-		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Pids: *c.PodPidsLimit}})
+		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}})
 	if err != nil {
 		return err
 	}
@@ -144,7 +149,7 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 		return err
 	}
 	k.cgroups.Store(m)
-	k.metrics.Main.Gauge("kubelet_cgroup_version", "[ALPHA] cgroup version on the hosts.").Set(float64(m.Version()))
+	k.metrics.Node.Groups(int(m.Version()), m.Protected)
 	return nil
 }
 

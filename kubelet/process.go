@@ -1,7 +1,6 @@
 package kubelet
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,11 +21,6 @@ import (
 // checkMachine refuses a machine that the configuration says not to run on.
 func checkMachine(c *kubeletconfig.KubeletConfiguration) error {
 	var errs []error
-	if c.FailSwapOn != nil && *c.FailSwapOn {
-		if on, err := swapOn(); err != nil || on {
-			errs = append(errs, errors.Join(errors.New("failSwapOn: running with swap on is not wanted: turn swap off, or set failSwapOn to false"), err))
-		}
-	}
 	if c.FailCgroupV1 != nil && *c.FailCgroupV1 {
 		layout, err := cgroup.Detect()
 		if err != nil || layout.Version == cgroup.V1 {
@@ -37,23 +31,6 @@ func checkMachine(c *kubeletconfig.KubeletConfiguration) error {
 		errs = append(errs, protect("/proc/sys"))
 	}
 	return errors.Join(errs...)
-}
-
-// swapOn tells whether any swap space is in use.
-func swapOn() (bool, error) {
-	f, err := os.Open("/proc/swaps")
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	lines := 0
-	for s := bufio.NewScanner(f); s.Scan(); {
-		lines++
-	}
-	return lines > 1, nil // the first is the heading
 }
 
 // wanted are the kernel's settings that upstream's kubelet expects (component-helpers/node/util/sysctl).

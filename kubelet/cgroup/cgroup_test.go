@@ -3,6 +3,8 @@ package cgroup
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // res reads "cpu=1 memory=64Mi" as a resource list.
@@ -148,5 +151,53 @@ func TestParseMounts(t *testing.T) {
 		if strings.Join(got, " ") != tc.trees {
 			t.Errorf("%s: %q", tc.name, got)
 		}
+	}
+}
+
+// TestProtection: what pods request of memory is protected in their groups, and above them, where the kernel looks first.
+func TestProtection(t *testing.T) {
+	root := t.TempDir()
+	trees := map[string]string{}
+	for _, c := range []string{"cpu", "memory", "pids"} {
+		trees[c] = root
+	}
+	m, err := New(Config{Layout: Layout{Version: V2, Trees: trees, Roots: []string{root}},
+		Options: Options{Tiered: true, High: func(request, limit int64) int64 { return (request + limit) / 2 }}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.EnsureNode(); err != nil {
+		t.Fatal(err)
+	}
+	ensure := func(uid types.UID, p *v1.Pod) {
+		p.UID = uid
+		if _, err := m.EnsurePod(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(group, want string) {
+		t.Helper()
+		var got []string
+		for _, file := range []string{"memory.min", "memory.low", "memory.high"} {
+			if data, err := os.ReadFile(filepath.Join(root, group, file)); err == nil {
+				got = append(got, file+"="+string(data))
+			}
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("%s: %q, want %q", group, text, want)
+		}
+	}
+	ensure("g", podOf("cpu=1 memory=4Ki", "cpu=1 memory=4Ki"))
+	ensure("b", podOf("memory=2Ki", "memory=8Ki"))
+	whole := podOf("", "")
+	whole.Spec.Resources = &v1.ResourceRequirements{Requests: res("memory=1Ki"), Limits: res("memory=3Ki")}
+	ensure("w", whole)
+	check("kubepods/podg", "memory.min=4096")
+	check("kubepods/burstable/podb", "memory.low=2048")
+	check("kubepods/burstable/podw", "memory.low=1024 memory.high=2048")
+	check("kubepods/burstable", "memory.low=3072")
+	check("kubepods", "memory.min=7168 memory.low=3072")
+	if guaranteed, burstable := m.Protected(); guaranteed != 4096 || burstable != 3072 {
+		t.Errorf("%d, %d", guaranteed, burstable)
 	}
 }

@@ -29,6 +29,8 @@ type Limits struct {
 	Quota  *int64 // microseconds of processor time in each Period, or Unlimited
 	Memory *int64 // bytes, or Unlimited
 	Pids   *int64 // processes and threads, or Unlimited
+	// Min bytes are never reclaimed, Low ones last; beyond High growth is throttled. Version 2 only.
+	Min, Low, High *int64
 	// HugePages maps a page size in bytes to the bytes that may be used of it.
 	HugePages map[int64]int64
 }
@@ -39,6 +41,10 @@ type Options struct {
 	NoQuota bool
 	// Pids is the most processes per pod, or Unlimited (podPidsLimit).
 	Pids int64
+	// Tiered protects the memory that pods request (memoryReservationPolicy: TieredReservation).
+	Tiered bool
+	// High is from where on a pod with a limit of its own is throttled, by its request and limit; 0 for nowhere. May be nil.
+	High func(request, limit int64) int64
 	// PageSizes are the sizes of huge pages that the node has, in bytes.
 	PageSizes []int64
 }
@@ -68,7 +74,25 @@ func PodLimits(pod *v1.Pod, opts Options) Limits {
 		l.Pids = ptr(opts.Pids)
 	}
 	l.HugePages = hugePages(requests, opts.PageSizes)
+	opts.memory(pod, requests.Memory().Value(), most.Memory().Value(), &l)
 	return l
+}
+
+// memory protects and throttles the memory of a pod (KEP-2570).
+func (o Options) memory(pod *v1.Pod, request, limit int64, l *Limits) {
+	if o.Tiered && request > 0 {
+		if ClassOf(pod) == v1.PodQOSGuaranteed {
+			l.Min = ptr(request)
+		} else {
+			l.Low = ptr(request)
+		}
+	}
+	if pod.Spec.Resources == nil || o.High == nil || !allLimited(pod, v1.ResourceMemory) {
+		return
+	}
+	if high := o.High(request, limit); high > 0 {
+		l.High = ptr(high)
+	}
 }
 
 // hugePages is what the pod may use of each size the node has: what it asked for, or none.
@@ -176,6 +200,14 @@ func files2(l Limits) []File {
 	}
 	if l.Memory != nil {
 		out = append(out, File{"memory", "memory.max", orMax(*l.Memory)})
+	}
+	for _, f := range []struct {
+		name  string
+		value *int64
+	}{{"memory.min", l.Min}, {"memory.low", l.Low}, {"memory.high", l.High}} {
+		if f.value != nil {
+			out = append(out, File{"memory", f.name, orMax(*f.value)})
+		}
 	}
 	if l.Pids != nil {
 		out = append(out, File{"pids", "pids.max", orMax(*l.Pids)})

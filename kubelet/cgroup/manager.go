@@ -41,12 +41,14 @@ type Manager struct {
 	cfg  Config
 	mu   sync.Mutex
 	pods map[types.UID]podState
-	last int64 // shares of the burstable tier that were written last
+	last int64    // shares of the burstable tier that were written last
+	kept [2]int64 // requests of memory of the Guaranteed and the Burstable pods that were written last
 }
 
 type podState struct {
 	class    Class
 	milliCPU int64
+	memory   int64 // requested
 	files    []File
 }
 
@@ -138,8 +140,9 @@ func (m *Manager) EnsurePod(pod *v1.Pod) (cgroupParent string, err error) {
 		return "", fmt.Errorf("make the cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
-	m.pods[pod.UID] = podState{class, requests.Cpu().MilliValue(), files}
+	m.pods[pod.UID] = podState{class, requests.Cpu().MilliValue(), requests.Memory().Value(), files}
 	m.weighBurstable()
+	m.protect()
 	return group, nil
 }
 
@@ -162,8 +165,9 @@ func (m *Manager) ResizePod(pod *v1.Pod, change func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
-	m.pods[pod.UID] = podState{ClassOf(pod), requests.Cpu().MilliValue(), Files(m.cfg.Layout.Version, limits)}
+	m.pods[pod.UID] = podState{ClassOf(pod), requests.Cpu().MilliValue(), requests.Memory().Value(), Files(m.cfg.Layout.Version, limits)}
 	m.weighBurstable()
+	m.protect()
 	return failed
 }
 
@@ -195,6 +199,41 @@ func (m *Manager) weighBurstable() {
 		return
 	}
 	m.last = shares
+}
+
+// protect lets the tiers above the pods have what the pods request of memory: the kernel gives a group no more protection than
+// those above it. m.mu is held.
+func (m *Manager) protect() {
+	if !m.cfg.Options.Tiered || m.cfg.Layout.Version != V2 {
+		return
+	}
+	sums := [2]int64{}
+	for _, p := range m.pods {
+		switch p.class {
+		case v1.PodQOSGuaranteed:
+			sums[0] += p.memory
+		case v1.PodQOSBurstable:
+			sums[1] += p.memory
+		}
+	}
+	if sums == m.kept {
+		return
+	}
+	all := filepath.Join("/", m.cfg.Root, top)
+	err := errors.Join(m.write(all, Files(V2, Limits{Min: ptr(sums[0] + sums[1]), Low: ptr(sums[1])})),
+		m.write(filepath.Join(all, burstable), Files(V2, Limits{Low: ptr(sums[1])})))
+	if err != nil {
+		m.cfg.Log.Warn("the memory that pods request could not be protected", "err", err)
+		return
+	}
+	m.kept = sums
+}
+
+// Protected is how much memory of Guaranteed and of Burstable pods is protected, in bytes.
+func (m *Manager) Protected() (guaranteed, burstable int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.kept[0], m.kept[1]
 }
 
 // ensure makes the group in each tree it needs and writes the files.
@@ -270,6 +309,7 @@ func (m *Manager) RemovePod(ctx context.Context, uid types.UID) error {
 	defer m.mu.Unlock()
 	delete(m.pods, uid)
 	m.weighBurstable()
+	m.protect()
 	return nil
 }
 

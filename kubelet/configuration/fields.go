@@ -20,7 +20,8 @@ var applied = []string{
 	"resolvConf", "cpuCFSQuota", "nodeStatusMaxImages", "maxOpenFiles", "contentType", "kubeAPIQPS", "kubeAPIBurst",
 	"serializeImagePulls", "maxParallelImagePulls", "evictionHard", "evictionSoft", "evictionSoftGracePeriod",
 	"evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
-	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "containerLogMaxSize", "containerLogMaxFiles",
+	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "memorySwap", "memoryThrottlingFactor", "memoryReservationPolicy",
+	"containerLogMaxSize", "containerLogMaxFiles",
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler", "logging",
 	"enableSystemLogQuery", "enableDebugFlagsHandler",
@@ -68,12 +69,7 @@ func refusals() []refusal {
 			return c.CPUCFSQuotaPeriod != nil && c.CPUCFSQuotaPeriod.Duration != 0 && c.CPUCFSQuotaPeriod.Duration != 100*time.Millisecond
 		}, "100ms"},
 		{"enableControllerAttachDetach", func(c *conf) bool { return c.EnableControllerAttachDetach != nil && !*c.EnableControllerAttachDetach }, "true"},
-		{"memorySwap", func(c *conf) bool { return c.MemorySwap.SwapBehavior != "" && c.MemorySwap.SwapBehavior != "NoSwap" }, "swapBehavior: NoSwap"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
-		{"memoryThrottlingFactor", func(c *conf) bool { return c.MemoryThrottlingFactor != nil }, "leave it out"},
-		{"memoryReservationPolicy", func(c *conf) bool {
-			return c.MemoryReservationPolicy != "" && c.MemoryReservationPolicy != kubeletconfig.NoneMemoryReservationPolicy
-		}, "None"},
 		{"tracing", func(c *conf) bool { return c.Tracing != nil }, "leave it out"},
 		{"localStorageCapacityIsolation", func(c *conf) bool { return c.LocalStorageCapacityIsolation != nil && !*c.LocalStorageCapacityIsolation }, "true"},
 	}

@@ -74,6 +74,10 @@ func (v *check) numbers(c *kubeletconfig.KubeletConfiguration) {
 }
 
 func (v *check) words(c *kubeletconfig.KubeletConfiguration) {
+	v.oneOf("memorySwap.swapBehavior", c.MemorySwap.SwapBehavior, "", "NoSwap", "LimitedSwap")
+	v.oneOf("memoryReservationPolicy", string(c.MemoryReservationPolicy), "", string(kubeletconfig.NoneMemoryReservationPolicy), string(kubeletconfig.TieredReservationMemoryReservationPolicy))
+	f := c.MemoryThrottlingFactor
+	v.failIf(f != nil && (*f <= 0 || *f > 1), "memoryThrottlingFactor", "%v must be greater than 0 and less than or equal to 1.0", pointed(f))
 	v.oneOf("cpuManagerPolicy", c.CPUManagerPolicy, "none", "static")
 	v.oneOf("cgroupDriver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.oneOf("hairpinMode", c.HairpinMode, kubeletconfig.HairpinNone, kubeletconfig.HairpinVeth, kubeletconfig.PromiscuousBridge)
@@ -148,4 +152,13 @@ func (v *check) shutdown(c *kubeletconfig.KubeletConfiguration) {
 	v.failIf(all < 0 || (all > 0 && all < time.Second), "shutdownGracePeriod", "%s must be zero or at least 1s", all)
 	v.failIf(critical < 0 || (critical > 0 && critical < time.Second), "shutdownGracePeriodCriticalPods", "%s must be zero or at least 1s", critical)
 	v.failIf(all > 0 && len(c.ShutdownGracePeriodByPodPriority) > 0, "shutdownGracePeriodByPodPriority", "cannot be used with shutdownGracePeriod")
+}
+
+// pointed is the value behind a pointer, zero behind none.
+func pointed[T any](p *T) T {
+	if p == nil {
+		var none T
+		return none
+	}
+	return *p
 }

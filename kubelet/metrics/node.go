@@ -9,6 +9,7 @@ import (
 
 // Node tells how long the node took to be of use, from the boot of the machine on; node.Config takes it.
 type Node struct {
+	set                             *Set
 	boot, began                     time.Time
 	before, registering, after, all *Gauge
 	preKubelet                      *Gauge
@@ -18,7 +19,7 @@ type Node struct {
 }
 
 func newNode(s *Set) *Node {
-	n := &Node{began: time.Now(), boot: booted(time.Now()),
+	n := &Node{set: s, began: time.Now(), boot: booted(time.Now()),
 		preKubelet:  s.Gauge("kubelet_node_startup_pre_kubelet_duration_seconds", "[ALPHA] Duration in seconds of node startup before kubelet starts."),
 		before:      s.Gauge("kubelet_node_startup_pre_registration_duration_seconds", "[ALPHA] Duration in seconds of node startup before registration."),
 		registering: s.Gauge("kubelet_node_startup_registration_duration_seconds", "[ALPHA] Duration in seconds of node startup during registration."),
@@ -43,6 +44,15 @@ func booted(now time.Time) time.Time {
 		return time.Time{}
 	}
 	return now.Add(-time.Duration(up * float64(time.Second)))
+}
+
+// Groups tells which version of control groups there is, and lets be read how much memory they protect.
+func (n *Node) Groups(version int, protected func() (guaranteed, burstable int64)) {
+	n.set.Gauge("kubelet_cgroup_version", "[ALPHA] cgroup version on the hosts.").Set(float64(version))
+	n.set.Read("kubelet_memory_qos_node_memory_min_bytes", "[ALPHA] Total memory.min protection of the node's pods, in bytes. Only with cgroup v2 and memoryReservationPolicy TieredReservation.",
+		func(emit Emit) { guaranteed, _ := protected(); emit(float64(guaranteed)) })
+	n.set.Read("kubelet_memory_qos_node_memory_low_bytes", "[ALPHA] Total memory.low protection of the node's pods, in bytes. Only with cgroup v2 and memoryReservationPolicy TieredReservation.",
+		func(emit Emit) { _, burstable := protected(); emit(float64(burstable)) })
 }
 
 // Registering tells that the node tries to register.

@@ -64,6 +64,14 @@ func ReadFacts(root string) (Facts, error) {
 	return f, nil
 }
 
+// Swap is the machine's swap space in bytes.
+func (f *Facts) Swap() int64 {
+	if f.Info.Swap == nil || f.Info.Swap.Capacity == nil {
+		return 0
+	}
+	return *f.Info.Swap.Capacity
+}
+
 // memInfo reads a line of /proc/meminfo, in bytes.
 func memInfo(key string) (int64, error) {
 	f, err := os.Open("/proc/meminfo")

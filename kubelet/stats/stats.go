@@ -133,7 +133,7 @@ func podStats(list []*runtimeapi.PodSandboxStats, created map[string]int64) []v1
 		for _, c := range s.Linux.Containers {
 			p.Containers = append(p.Containers, containerStats(c, created))
 		}
-		p.EphemeralStorage = sumRootfs(p.Containers)
+		p.EphemeralStorage, p.Swap = sumRootfs(p.Containers), sumSwap(p.Containers)
 		slices.SortFunc(p.Containers, func(a, b v1alpha1.ContainerStats) int { return cmp.Compare(a.Name, b.Name) })
 		out = append(out, p)
 	}
@@ -156,6 +156,21 @@ func containerStats(c *runtimeapi.ContainerStats, created map[string]int64) v1al
 		out.Swap = &v1alpha1.SwapStats{Time: nanos(s.Timestamp), SwapUsageBytes: value(s.SwapUsageBytes), SwapAvailableBytes: value(s.SwapAvailableBytes)}
 	}
 	return out
+}
+
+// sumSwap is how much swap the containers use together; how much they may have left is told of each.
+func sumSwap(containers []v1alpha1.ContainerStats) *v1alpha1.SwapStats {
+	var sum *v1alpha1.SwapStats
+	for _, c := range containers {
+		if c.Swap == nil || c.Swap.SwapUsageBytes == nil {
+			continue
+		}
+		if sum == nil {
+			sum = &v1alpha1.SwapStats{Time: c.Swap.Time, SwapUsageBytes: new(uint64)}
+		}
+		*sum.SwapUsageBytes += *c.Swap.SwapUsageBytes
+	}
+	return sum
 }
 
 func sumRootfs(containers []v1alpha1.ContainerStats) *v1alpha1.FsStats {

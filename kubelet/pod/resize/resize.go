@@ -18,6 +18,7 @@ package resize
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -148,12 +149,17 @@ type Node struct {
 	Allocatable v1.ResourceList
 	// ExclusiveCPUs and ExclusiveMemory: a manager gives Guaranteed pods their own. Names its policy.
 	ExclusiveCPUs, ExclusiveMemory string
+	// Swaps tells whether a container may use swap; its share of it follows from its request, and stays. May be nil.
+	Swaps func(p *v1.Pod, c *v1.Container) bool
 }
 
 // Decide tells whether the pod's desired resources can be granted beside the others, which are given with what they were
 // granted. nil grants them. What does not fit is deferred, as upstream has it since 1.37, even where it is more than the whole
 // node has: the node may grow, and a resize that waits may be taken back. Infeasible is what no change of others can help.
 func Decide(p *v1.Pod, granted Allocation, others []*v1.Pod, n Node) *Refusal {
+	if r := swapping(p, granted, n); r != nil {
+		return r
+	}
 	if r := exclusive(p, granted, n); r != nil {
 		return r
 	}
@@ -176,6 +182,29 @@ func Decide(p *v1.Pod, granted Allocation, others []*v1.Pod, n Node) *Refusal {
 		if sum.Cmp(most) > 0 {
 			return &Refusal{Reason: v1.PodReasonDeferred, Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
 				name, amount(name, want), amount(name, used), amount(name, most))}
+		}
+	}
+	return nil
+}
+
+// swapping refuses to change the memory request of a container that uses swap, or would, unless it is restarted for it.
+func swapping(p *v1.Pod, granted Allocation, n Node) *Refusal {
+	if n.Swaps == nil {
+		return nil
+	}
+	before := Apply(p, granted)
+	for _, lists := range [][2][]v1.Container{{before.Spec.InitContainers, p.Spec.InitContainers}, {before.Spec.Containers, p.Spec.Containers}} {
+		for i := range lists[1] {
+			was, is := &lists[0][i], &lists[1][i]
+			restarts := slices.ContainsFunc(was.ResizePolicy, func(r v1.ContainerResizePolicy) bool {
+				return r.ResourceName == v1.ResourceMemory && r.RestartPolicy == v1.RestartContainer
+			})
+			if was.Resources.Requests.Memory().Equal(*is.Resources.Requests.Memory()) || restarts {
+				continue
+			}
+			if n.Swaps(before, was) || n.Swaps(p, is) {
+				return &Refusal{v1.PodReasonInfeasible, "In-place resize of containers with swap is not supported.", "swap_limitation"}
+			}
 		}
 	}
 	return nil

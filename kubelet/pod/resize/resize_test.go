@@ -90,3 +90,20 @@ func TestApply(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestSwap: a container's share of the swap follows from its request, which cannot change while it runs.
+func TestSwap(t *testing.T) {
+	node := Node{Swaps: func(_ *v1.Pod, c *v1.Container) bool { return c.Name == "a" }}
+	granted := Allocation{"a": need("1", "100Mi")}
+	if r := Decide(testPod("p", "1", "200Mi"), granted, nil, node); r == nil || r.Reason != v1.PodReasonInfeasible || r.Detail != "swap_limitation" {
+		t.Errorf("%+v", r)
+	}
+	if r := Decide(testPod("p", "2", "100Mi"), granted, nil, node); r != nil {
+		t.Errorf("only the CPU: %+v", r)
+	}
+	restarted := testPod("p", "1", "200Mi")
+	restarted.Spec.Containers[0].ResizePolicy = []v1.ContainerResizePolicy{{ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer}}
+	if r := Decide(restarted, granted, nil, node); r != nil {
+		t.Errorf("restarted: %+v", r)
+	}
+}

@@ -50,6 +50,9 @@ func Resources(n *Node, p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources
 		s := n.Sets(p, c.Name)
 		r.CpusetCpus, r.CpusetMems = s.CPUs, s.Memory
 	}
+	if n.Tune != nil {
+		n.Tune(p, c, r)
+	}
 	return r
 }
 

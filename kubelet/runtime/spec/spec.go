@@ -67,6 +67,8 @@ type Node struct {
 	UserNamespace func(p *v1.Pod) (*cri.UserNamespace, error)
 	// Sets tells where a container runs. Optional.
 	Sets func(p *v1.Pod, container string) Sets
+	// Tune adds what the node has for the memory of a container. Optional.
+	Tune func(p *v1.Pod, c *v1.Container, r *cri.LinuxContainerResources)
 	// Allocatable tells what resourceFieldRef gives for limits that are not set.
 	Allocatable func() v1.ResourceList
 }
