@@ -20,6 +20,10 @@ import (
 	resourceapi "k8s.io/api/resource/v1"
 	health "k8s.io/kubelet/pkg/apis/dra-health/v1"
 	dra "k8s.io/kubelet/pkg/apis/dra/v1"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/skiff-node/skiff/kubelet/dra/dratest"
 	"github.com/skiff-node/skiff/test/harness"
@@ -347,4 +351,65 @@ func (s *sailor) pages(t *testing.T) {
 			t.Errorf("no %s in the kubelet's metrics", want)
 		}
 	}
+}
+
+// TestDRAWhileAway removes a pod by force while no kubelet runs: the next one ends its containers and takes its device back,
+// and touches no other. The pod-resources API tells who has what.
+func TestDRAWhileAway(t *testing.T) {
+	h := harness.NewHost(t)
+	c := &chaos{T: t, h: h}
+	c.node()
+	forLong := func(int) time.Duration { return time.Hour }
+	kill := c.kubelet(forLong)
+	defer kill()
+	c.ready()
+	s := &sailor{t: t, h: h, node: h.Name}
+	manifest(t, h, gadgets)
+	s.publish()
+	s.tell, _ = inside[gadgetState](t, h, "dra")
+	for _, name := range []string{"lost", "stays"} {
+		manifest(t, h, gadgetPod(name, "{name: p, resourceClaimTemplateName: one}, {name: s, resourceClaimName: shared}", "resources: {claims: [{name: p}, {name: s}]}"))
+	}
+	s.ready("lost", "stays")
+	if got := dynamic(t, h, "stays"); len(got) != 2 || got[0] != "shared" || !strings.HasPrefix(got[1], "stays-p-") {
+		t.Errorf("the pod-resources API says that it has %q", got)
+	}
+	kill()
+	h.Kubectl("delete", "pod", "lost", "--force", "--grace-period=0")
+	s.asked("unprepare", 0)
+	defer c.kubelet(forLong)()
+	s.asked("unprepare lost-p-", 1)
+	s.asked("unprepare", 1)
+	s.ready("stays")
+	if env, _ := s.devices("stays"); len(env) != 2 {
+		t.Errorf("the other pod has %q", env)
+	}
+	h.Kubectl("delete", "pod", "stays", "--timeout=60s")
+	s.asked("unprepare", 3)
+	if st := s.tell(""); st.Prepared != 0 {
+		t.Errorf("the driver: %+v", st)
+	}
+}
+
+// dynamic names the claims that a pod's container has, by the pod-resources API.
+func dynamic(t *testing.T, h *harness.Host, pod string) (claims []string) {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+h.Path("/var/lib/skiff/kubelet/pod-resources/kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	got, err := podresources.NewPodResourcesListerClient(conn).Get(ctx, &podresources.GetPodResourcesRequest{PodName: pod, PodNamespace: "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range got.PodResources.Containers[0].DynamicResources {
+		if len(r.ClaimResources) != 1 || r.ClaimResources[0].DriverName != gadgetDriver || len(r.ClaimResources[0].CdiDevices) != 1 {
+			t.Errorf("claim %s: %v", r.ClaimName, r.ClaimResources)
+		}
+		claims = append(claims, r.ClaimName)
+	}
+	return claims
 }
