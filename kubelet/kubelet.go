@@ -133,7 +133,7 @@ func (k *Kubelet) newRuntime() error {
 	if err != nil {
 		return err
 	}
-	if k.facts.pulls, err = pullRecords(&k.cfg); err != nil {
+	if k.facts.pulls, err = pullRecords(&k.cfg, k.metrics); err != nil {
 		return err
 	}
 	k.runtime, err = runtime.New(runtime.Config{

@@ -16,6 +16,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/images/pulls"
+	"github.com/skiff-node/skiff/kubelet/metrics"
 )
 
 // checkMachine refuses a machine that the configuration says not to run on.
@@ -93,11 +94,15 @@ func pullRate(c *kubeletconfig.KubeletConfiguration) int {
 }
 
 // pullRecords remember who may use which image.
-func pullRecords(cfg *Config) (*pulls.Records, error) {
+func pullRecords(cfg *Config, m *metrics.Kubelet) (*pulls.Records, error) {
 	c := cfg.Configuration
 	policy, err := pulls.NewPolicy(c.ImagePullCredentialsVerificationPolicy, c.PreloadedImagesVerificationAllowlist)
 	if err != nil {
 		return nil, err
 	}
-	return pulls.New(pulls.Config{Dir: filepath.Join(cfg.RootDir, "image_manager"), Policy: policy, Log: cfg.Log})
+	records, err := pulls.New(pulls.Config{Dir: filepath.Join(cfg.RootDir, "image_manager"), Policy: policy, Checked: m.Runtime.MustPull, Log: cfg.Log})
+	if err == nil {
+		m.PullRecords(records.Count)
+	}
+	return records, err
 }

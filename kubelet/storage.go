@@ -65,6 +65,9 @@ func (s *storage) newCertificates(k *Kubelet, cfg *projected.Config) error {
 	}
 	s.certs, err = podcert.New(podcert.Config{Client: k.client, Node: k.cfg.NodeName, NodeUID: k.nodeUID, Events: k.events, Log: k.log,
 		Changed: func(uid types.UID) { k.pool.Retry(uid); s.Changed([]types.UID{uid}) }})
+	if err == nil {
+		k.metrics.PodCertificates(s.certs.Census)
+	}
 	cfg.Bundles, cfg.Certificates = s.bundles, s.certs
 	return err
 }

@@ -121,6 +121,11 @@ func TestCensus(t *testing.T) {
 			{Lifecycle: "terminating", Config: "orphan", Active: true}}
 	})
 	k.VolumeCensus(func() map[string]int { return map[string]int{"kubernetes.io/secret": 2} }, func() map[string]int { return map[string]int{"kubernetes.io/secret": 1} })
+	k.PullRecords(func() (int, int) { return 1, 2 })
+	k.PodCertificates(func() map[Signed]int { return map[Signed]int{{"example.org/s", "fresh"}: 3} })
+	k.Runtime.MustPull("mustAuthenticate")
+	has(t, &k.Main, "kubelet_imagemanager_ondisk_pullintents 1", "kubelet_imagemanager_ondisk_pulledrecords 2",
+		`kubelet_podcertificate_states{signer_name="example.org/s",state="fresh"} 3`, `kubelet_imagemanager_image_mustpull_checks_total{result="mustAuthenticate"} 1`)
 	k.About("v1.37.2", map[string]configuration.Gate{"X": {Enabled: true, Stage: "BETA"}})
 	has(t, &k.Main, `kubelet_active_pods{static=""} 1`, `kubelet_active_pods{static="true"} 1`, `kubelet_desired_pods{static=""} 1`, "kubelet_mirror_pods 1",
 		`kubelet_working_pods{config="orphan",lifecycle="terminating",static=""} 1`, `kubelet_working_pods{config="orphan",lifecycle="sync",static="true"} 0`,

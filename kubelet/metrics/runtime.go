@@ -22,7 +22,7 @@ type Runtime struct {
 	namespaced, namespaces  *Counter // pods with a user namespace: started, failed
 	containers, startErrors *Counter
 	pulls                   *Histogram
-	ensured                 *Counter
+	ensured, mustPull       *Counter
 	fallbacks, naps         *Counter
 	volumes                 [3]*Counter // of images: wanted, there, failed
 }
@@ -47,6 +47,8 @@ func newRuntime(s *Set) *Runtime {
 		pulls: s.Histogram("kubelet_image_pull_duration_seconds", "[ALPHA] Duration in seconds to pull an image.",
 			[]float64{1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}),
 		ensured: s.Counter("kubelet_image_manager_ensure_image_requests_total", "[ALPHA] Number of ensure-image requests processed by the kubelet."),
+		mustPull: s.Counter("kubelet_imagemanager_image_mustpull_checks_total",
+			"[ALPHA] Counter for how many times kubelet checked whether credentials need to be re-verified to access an image"),
 		volumes: [3]*Counter{s.Total("kubelet_image_volume_requested_total", "[BETA] Number of requested image volumes."),
 			s.Total("kubelet_image_volume_mounted_succeed_total", "[BETA] Number of successful image volume mounts."),
 			s.Total("kubelet_image_volume_mounted_errors_total", "[BETA] Number of failed image volume mounts.")},

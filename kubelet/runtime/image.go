@@ -35,6 +35,7 @@ func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 		return nil, &Fault{Reason: ErrInvalidImageName, Message: msg}
 	}
 	image := &cri.ImageSpec{Image: name, Annotations: p.Annotations}
+	present := false
 	candidates := sync.OnceValue(func() []candidate { return r.credentials(ctx, name) })
 	if r.policy != v1.PullAlways {
 		found, err := r.findImage(ctx, image)
@@ -43,7 +44,8 @@ func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 			r.cfg.Events.Warning(p, c.Name, "InspectFailed", "%s", msg)
 			return nil, &Fault{Reason: ErrImageInspect, Message: msg}
 		}
-		if found != nil && r.allowed(ctx, found, candidates) {
+		present = found != nil
+		if present && r.allowed(ctx, found, candidates) {
 			r.cfg.Events.Normal(p, c.Name, "Pulled", "Container image %q already present on machine and can be accessed by the pod", r.image)
 			r.cfg.Metrics.Image(r.policy, true, false)
 			return found, nil
@@ -54,7 +56,7 @@ func (r puller) ensure(ctx context.Context) (*cri.Image, error) {
 		r.cfg.Events.Warning(p, c.Name, ErrImageNeverPull, "%s", msg)
 		return nil, &Fault{Reason: ErrImageNeverPull, Message: msg}
 	}
-	r.cfg.Metrics.Image(r.policy, false, true)
+	r.cfg.Metrics.Image(r.policy, present, true)
 	return r.pull(ctx, image, candidates())
 }
 

@@ -39,6 +39,8 @@ type Config struct {
 	// Dir is the directory of the records, required: image_manager below the kubelet's.
 	Dir    string
 	Policy Policy
+	// Checked is told what came of each look at who may use an image, in the words of upstream's metric. May be nil.
+	Checked func(result string)
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -56,6 +58,9 @@ type Records struct {
 func New(cfg Config) (*Records, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Checked == nil {
+		cfg.Checked = func(string) {}
 	}
 	for _, dir := range []string{"pulling", "pulled"} {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, dir), 0o700); err != nil {
@@ -123,19 +128,31 @@ func (r *Records) Allowed(image, ref string, pods func() []kubeletconfig.ImagePu
 	if r == nil {
 		return true
 	}
+	result := r.check(image, ref, pods)
+	r.cfg.Checked(result)
+	return result == byPolicy || result == byRecord
+}
+
+// What comes of a look, in the words of the metric kubelet_imagemanager_image_mustpull_checks_total.
+const (
+	byPolicy = "credentialPolicyAllowed"
+	byRecord = "credentialRecordFound"
+	mustPull = "mustAuthenticate"
+	failed   = "error"
+)
+
+func (r *Records) check(image, ref string, pods func() []kubeletconfig.ImagePullCredentials) string {
 	known, ours, err := r.find(image, ref)
-	if err != nil {
+	switch {
+	case err != nil:
 		r.cfg.Log.Error("records of image pulls cannot be read: the image will be pulled", "image", image, "imageRef", ref, "err", err)
-		return false
-	}
-	if !r.cfg.Policy.verifies(image, ours) {
-		return true
-	}
-	if known == nil {
-		return false
-	}
-	if known.NodePodsAccessible {
-		return true
+		return failed
+	case !r.cfg.Policy.verifies(image, ours):
+		return byPolicy
+	case known == nil:
+		return mustPull
+	case known.NodePodsAccessible:
+		return byRecord
 	}
 	ok, learned := proves(*known, pods())
 	if learned != nil {
@@ -145,7 +162,22 @@ func (r *Records) Allowed(image, ref string, pods func() []kubeletconfig.ImagePu
 			r.cfg.Log.Warn("failed to write an image pulled record", "image", image, "imageRef", ref, "err", err)
 		}
 	}
-	return ok
+	if !ok {
+		return mustPull
+	}
+	return byRecord
+}
+
+// Count tells of how many pulls and of how many images there are records.
+func (r *Records) Count() (pulling, pulled int) {
+	count := func(dir string) int {
+		files, err := filepath.Glob(filepath.Join(r.cfg.Dir, dir, "sha256-*"))
+		if err != nil {
+			return 0
+		}
+		return len(files)
+	}
+	return count("pulling"), count("pulled")
 }
 
 // find returns the credentials that are known for the image, nil for none, and whether this kubelet pulled it.

@@ -104,6 +104,25 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
+func TestCount(t *testing.T) {
+	r := open(t, t.TempDir(), "")
+	var results []string
+	r.cfg.Checked = func(result string) { results = append(results, result) }
+	r.mustPull(t, "r/a:1", "ref", bySecret("s", "h"))
+	if err := r.Intend("r/b:1"); err != nil {
+		t.Fatal(err)
+	}
+	if pulling, pulled := r.Count(); pulling != 1 || pulled != 1 {
+		t.Errorf("%d pulls, %d images", pulling, pulled)
+	}
+	r.allowed("r/a:1", "ref", bySecret("s", "h"))
+	r.allowed("r/a:1", "ref")
+	r.allowed("r/c:1", "other")
+	if got := strings.Join(results, " "); got != "credentialRecordFound mustAuthenticate credentialPolicyAllowed" {
+		t.Errorf("checked: %s", got)
+	}
+}
+
 // TestLearning: a secret that was good by its content is good by its place from then on, and the other way round.
 func TestLearning(t *testing.T) {
 	r := open(t, t.TempDir(), "")

@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	certlisters "k8s.io/client-go/listers/certificates/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-node/skiff/kubelet/metrics"
 )
 
 const (
@@ -226,6 +228,17 @@ func (s *Source) ask(ctx context.Context, pod *v1.Pod, want *v1.PodCertificatePr
 		return nil, nil, err
 	}
 	return made, key, nil
+}
+
+// Census counts the sources by their signers and how they are.
+func (s *Source) Census() map[metrics.Signed]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, all := s.cfg.Now(), map[metrics.Signed]int{}
+	for k, r := range s.records {
+		all[metrics.Signed{Signer: k.signer, State: r.state(now)}]++
+	}
+	return all
 }
 
 // Forget drops the certificates of the pod.

@@ -34,6 +34,7 @@ type record struct {
 	renewAt, notAfter time.Time
 	pending           *request // nil unless the signer is waited for
 	final             error    // the signer's refusal
+	refused           string   // "denied" or "failed", with final
 
 	overdueTold, expiredTold bool
 }
@@ -93,10 +94,10 @@ func (r record) answered(pcr *certv1.PodCertificateRequest, jitter time.Duration
 			return record{key: r.pending.key, chain: clean([]byte(pcr.Status.CertificateChain)),
 				renewAt: pcr.Status.BeginRefreshAt.Add(jitter), notAfter: pcr.Status.NotAfter.Time}, nil
 		case certv1.PodCertificateRequestConditionTypeDenied:
-			verb = "was denied"
+			verb, r.refused = "was denied", "denied"
 			r.final = fmt.Errorf("PodCertificateRequest was permanently denied: reason=%q message=%q", c.Reason, c.Message)
 		case certv1.PodCertificateRequestConditionTypeFailed:
-			verb = "failed"
+			verb, r.refused = "failed", "failed"
 			r.final = fmt.Errorf("PodCertificateRequest was permanently failed: reason=%q message=%q", c.Reason, c.Message)
 		default:
 			continue
@@ -136,6 +137,21 @@ func (r record) bundle() (key, chain []byte, err error) {
 		return nil, nil, errPending
 	}
 	return r.key, r.chain, nil
+}
+
+// state is how the source is, in the words of upstream's metric.
+func (r record) state(now time.Time) string {
+	switch {
+	case r.final != nil:
+		return r.refused
+	case len(r.key) == 0:
+		return "not_yet_issued"
+	case now.After(r.notAfter):
+		return "expired"
+	case now.After(r.renewAt.Add(overdueAfter)):
+		return "overdue_for_refresh"
+	}
+	return "fresh"
 }
 
 // clean drops from the signer's chain whatever is not a certificate: text between the blocks, and their headers.

@@ -79,6 +79,21 @@ func TestLook(t *testing.T) {
 	}
 }
 
+func TestState(t *testing.T) {
+	r := record{key: []byte("k"), renewAt: start.Add(40 * time.Minute), notAfter: start.Add(time.Hour)}
+	for at, want := range map[time.Duration]string{0: "fresh", 45 * time.Minute: "fresh", 51 * time.Minute: "overdue_for_refresh", 61 * time.Minute: "expired"} {
+		if got := r.state(start.Add(at)); got != want {
+			t.Errorf("after %v: %s", at, got)
+		}
+	}
+	waiting, _ := record{}.asked(&certv1.PodCertificateRequest{}, []byte("k"), 0).look(nil, start, 0)
+	denied, _ := record{}.asked(&certv1.PodCertificateRequest{}, []byte("k"), 0).look(answer("Denied"), start, 0)
+	failed, _ := record{}.asked(&certv1.PodCertificateRequest{}, []byte("k"), 0).look(answer("Failed"), start, 0)
+	if waiting.state(start) != "not_yet_issued" || denied.state(start) != "denied" || failed.state(start) != "failed" {
+		t.Errorf("%s, %s, %s", waiting.state(start), denied.state(start), failed.state(start))
+	}
+}
+
 func TestJitterMovesTheRenewal(t *testing.T) {
 	r, _ := record{}.asked(&certv1.PodCertificateRequest{}, []byte("k"), 0).look(answer("Issued"), start, 3*time.Minute)
 	if _, todo := r.look(nil, start.Add(42*time.Minute), 0); todo.create {
