@@ -1,4 +1,4 @@
-// Package podresources serves the pod-resources API (KEP-606, v1): it tells monitoring agents of the node, over a unix
+// Package podresources serves the pod-resources API (KEP-606, v1 and v1alpha1): it tells monitoring agents of the node, over a unix
 // socket, which pods there are and which parts of the machine their containers have for themselves.
 package podresources
 
@@ -13,6 +13,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
+	alpha "k8s.io/kubelet/pkg/apis/podresources/v1alpha1"
+
+	"golang.org/x/time/rate"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -60,14 +63,55 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen on the pod-resources socket: %w", err)
 	}
-	srv := grpc.NewServer()
+	srv := grpc.NewServer(grpc.UnaryInterceptor(limited(rate.NewLimiter(perSecond, burst))))
 	api.RegisterPodResourcesListerServer(srv, s)
+	alpha.RegisterPodResourcesListerServer(srv, older{s: s})
 	stop := context.AfterFunc(ctx, srv.Stop)
 	defer stop()
 	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve pod resources: %w", err)
 	}
 	return nil
+}
+
+// perSecond and burst bound the requests of all clients together, as upstream.
+const perSecond, burst = 100, 10
+
+// limited refuses requests that are too many.
+func limited(limit *rate.Limiter) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if !limit.Allow() {
+			return nil, status.Error(codes.ResourceExhausted, "rejected by rate limit")
+		}
+		return handle(ctx, req)
+	}
+}
+
+// older serves v1alpha1, which some agents still ask: it knows devices only.
+type older struct {
+	alpha.UnimplementedPodResourcesListerServer
+	s *Server
+}
+
+// List tells of the devices of all containers.
+func (o older) List(ctx context.Context, _ *alpha.ListPodResourcesRequest) (*alpha.ListPodResourcesResponse, error) {
+	list, err := o.s.List(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := &alpha.ListPodResourcesResponse{}
+	for _, p := range list.PodResources {
+		q := &alpha.PodResources{Name: p.Name, Namespace: p.Namespace}
+		for _, c := range p.Containers {
+			d := &alpha.ContainerResources{Name: c.Name}
+			for _, has := range c.Devices {
+				d.Devices = append(d.Devices, &alpha.ContainerDevices{ResourceName: has.ResourceName, DeviceIds: has.DeviceIds})
+			}
+			q.Containers = append(q.Containers, d)
+		}
+		out.PodResources = append(out.PodResources, q)
+	}
+	return out, nil
 }
 
 // List tells of all pods that have not ended.

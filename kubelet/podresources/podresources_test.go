@@ -10,6 +10,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
+	alpha "k8s.io/kubelet/pkg/apis/podresources/v1alpha1"
+
+	"golang.org/x/time/rate"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,6 +26,7 @@ type source struct{}
 func (source) Container(_ *v1.Pod, container string, out *api.ContainerResources) {
 	if container == "main" {
 		out.CpuIds = []int64{2, 3}
+		out.Devices = append(out.Devices, &api.ContainerDevices{ResourceName: "x.y/z", DeviceIds: []string{"d"}})
 	}
 }
 
@@ -71,8 +75,25 @@ func TestServe(t *testing.T) {
 	if all, err := client.GetAllocatableResources(ctx, &api.AllocatableResourcesRequest{}); err != nil || fmt.Sprint(all.CpuIds) != "[1 2 3]" {
 		t.Errorf("%v %v", all, err)
 	}
+	old, err := alpha.NewPodResourcesListerClient(conn).List(ctx, &alpha.ListPodResourcesRequest{})
+	if err != nil || len(old.PodResources) != 1 || fmt.Sprint(old.PodResources[0].Containers[1].Devices[0].DeviceIds) != "[d]" {
+		t.Errorf("%v %v", old, err)
+	}
 	stop()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestLimit(t *testing.T) {
+	answer := func(context.Context, any) (any, error) { return "answer", nil }
+	ask := limited(rate.NewLimiter(0, 2))
+	var got []string
+	for range 3 {
+		reply, err := ask(t.Context(), nil, nil, answer)
+		got = append(got, fmt.Sprint(reply, status.Code(err)))
+	}
+	if s := fmt.Sprint(got); s != "[answerOK answerOK <nil> ResourceExhausted]" {
+		t.Error(s)
 	}
 }

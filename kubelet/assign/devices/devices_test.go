@@ -390,3 +390,34 @@ func TestTopologyHints(t *testing.T) {
 		t.Errorf("what cannot be had: %v", got)
 	}
 }
+
+// TestPluginsRegistry: a plugin that is found by its socket in plugins_registry is as good, and goes with that socket.
+func TestPluginsRegistry(t *testing.T) {
+	w := newWorld(t)
+	registry := filepath.Join(w.dir, "reg")
+	watcher, err := plugin.New(plugin.Config{Dir: registry, Handlers: map[string]plugin.Handler{"DevicePlugin": w.Manager}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- watcher.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	p, err := devicetest.Start(devicetest.Options{Resource: gauge, Dir: w.dir, Socket: "g.sock", Devices: two()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop()
+	if err := os.MkdirAll(registry, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(registry, "gauge-reg.sock")
+	if err := p.Announce(socket); err != nil {
+		t.Fatal(err)
+	}
+	w.offers("2 of 2")
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	w.offers("0 of 2")
+}
