@@ -2,7 +2,7 @@
 //
 //	pod admitted ─► Admit: every container is given what it asks for, or the pod is refused
 //	container starts ─► Sets, Extra: where it runs, and what it gets beside its spec
-//	pod has ended ─► what it had is free again, without anybody asking for it
+//	pod is over ─► Release, before the API knows; pod is deleted ─► what it had goes with its directory
 //
 // A container that starts again, under this kubelet or the next, has what it had before.
 package assign
@@ -184,7 +184,8 @@ func (a *Assigner) Admit(p *v1.Pod) *Refusal {
 	return nil
 }
 
-// Release takes back what a pod was given that is not taken in after all. For others that need not be said.
+// Release takes back what a pod was given that is not taken in after all, or that is over. For one that is deleted it need not
+// be said.
 func (a *Assigner) Release(uid types.UID) {
 	a.devices.Release(uid)
 	var errs []error
@@ -195,7 +196,7 @@ func (a *Assigner) Release(uid types.UID) {
 		errs = append(errs, a.memory.Release(uid))
 	}
 	if err := errors.Join(errs...); err != nil {
-		a.cfg.Log.Warn("a refused pod keeps what it was given until it is deleted", "uid", uid, "err", err)
+		a.cfg.Log.Warn("a pod keeps what it was given until it is deleted", "uid", uid, "err", err)
 	}
 }
 

@@ -137,6 +137,9 @@ type Config struct {
 	// Metrics and Resizes count what becomes of pods and of their resizes. Optional.
 	Metrics *metrics.Pods
 	Resizes *metrics.Resizes
+	// Over is told that nothing of a pod runs any more and nothing will, before the API is told so: others may get what the pod had
+	// once that is known. Optional.
+	Over func(uid types.UID)
 	// Health tells how the devices are that the pod's containers have, by container name. Optional.
 	Health func(p *v1.Pod) map[string][]v1.ResourceStatus
 	// HostIPs of the node.
@@ -408,6 +411,9 @@ func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	w.mu.Unlock()
 	if begins {
 		w.cfg.Metrics.Running(d.Pod, &st, time.Since(w.seen))
+	}
+	if over && w.cfg.Over != nil {
+		w.cfg.Over(d.Pod.UID)
 	}
 	if over && w.freed != nil {
 		w.freed()

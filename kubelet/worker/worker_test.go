@@ -654,3 +654,25 @@ func TestHealth(t *testing.T) {
 		}
 	})
 }
+
+// TestOver: what a pod had is free before the API can know that the pod is over, and then only.
+func TestOver(t *testing.T) {
+	play(t, func(n *node) {
+		var over []v1.PodPhase
+		n.pool.cfg.Over = func(uid types.UID) { over = append(over, n.phase(uid)) }
+		p := testPod("a", "b")
+		p.Spec.RestartPolicy = v1.RestartPolicyNever
+		n.pool.Update(p, false)
+		synctest.Wait()
+		n.exit("a", 0)
+		synctest.Wait()
+		if len(over) != 0 {
+			t.Error("told while a container runs")
+		}
+		n.exit("b", 0)
+		synctest.Wait()
+		if n.phase("u") != v1.PodSucceeded || len(over) != 1 || over[0] != v1.PodRunning {
+			t.Errorf("%s: told at %v", n.phase("u"), over)
+		}
+	})
+}

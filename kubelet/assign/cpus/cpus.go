@@ -208,7 +208,11 @@ func (a *Allocator) sets(uid types.UID) (map[string]cpuset.CPUSet, error) {
 
 // Release takes back the pod's processors.
 func (a *Allocator) Release(uid types.UID) error {
-	if err := os.Remove(a.path(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Remove(a.path(uid))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
 		return fmt.Errorf("take back the pod's CPUs: %w", err)
 	}
 	a.changed()

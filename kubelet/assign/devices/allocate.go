@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -27,7 +28,7 @@ const callTime = time.Minute
 func (t *table) wants(p *v1.Pod, c *v1.Container) map[string]int {
 	want := map[string]int{}
 	for name, q := range c.Resources.Limits {
-		if q.Value() > 0 && t.managed(string(name)) && !claimed(p, c.Name, string(name)) {
+		if q.Value() > 0 && strings.Contains(string(name), "/") && t.managed(string(name)) && !claimed(p, c.Name, string(name)) {
 			want[string(name)] = int(q.Value())
 		}
 	}
