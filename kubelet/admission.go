@@ -9,6 +9,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
+	"github.com/skiff-node/skiff/kubelet/preempt"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/shutdown"
 )
@@ -24,13 +25,18 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 	if r := k.facts.assigned.Admit(p); r != nil {
 		return k.refuse(p, r.Reason, r.Message)
 	}
-	refusal := admit.Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: k.admissible(),
+	refusal := k.preemption().Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: k.admissible(),
 		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls})
 	if refusal != nil {
 		k.facts.assigned.Release(p.UID)
 		return k.refuse(p, refusal.Reason, refusal.Message)
 	}
 	return nil
+}
+
+// preemption makes room for critical pods.
+func (k *admission) preemption() preempt.Admission {
+	return preempt.Admission{Config: preempt.Config{Pods: k.pool.Pods, Evict: k.pool.Evict, Event: k.events.Warning, Preempted: k.metrics.Pods.Preempted}}
 }
 
 // refuse is how a pod ends that the node does not take in.

@@ -43,7 +43,7 @@ func (k *Kubelet) newGuard() error {
 	calls, store := k.runtime.CRI()
 	g := &guard{pool: k.pool, volumes: k.volumes.Manager}
 	var err error
-	if g.measured, err = stats.New(stats.Config{NodeName: k.cfg.NodeName, Root: k.cfg.RootDir, Runtime: calls, Images: store, Pods: k.Pods, Volumes: k.volumes.Usage}); err != nil {
+	if g.measured, err = stats.New(stats.Config{NodeName: k.cfg.NodeName, Root: k.cfg.RootDir, Runtime: calls, Images: store, Pods: k.pool.Pods, Volumes: k.volumes.Usage}); err != nil {
 		return err
 	}
 	event := func(kind, reason, message string) { k.events.Node(k.cfg.NodeName, kind, reason, message) }
@@ -60,7 +60,7 @@ func (k *Kubelet) newGuard() error {
 		FreeImages: g.images.Free, Log: k.log,
 		Evict: func(p *v1.Pod, message string, hard bool) {
 			k.events.Warning(p, "", "Evicted", "%s", message)
-			k.metrics.Evicted(signalOf(message))
+			k.metrics.Pods.Evicted(signalOf(message))
 			k.pool.Evict(p.UID, evicted(p, message, hard, c.EvictionMaxPodGracePeriod, time.Now()))
 		},
 		Changed: func() {

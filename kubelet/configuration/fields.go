@@ -20,7 +20,7 @@ var applied = []string{
 	"resolvConf", "cpuCFSQuota", "nodeStatusMaxImages", "maxOpenFiles", "contentType", "kubeAPIQPS", "kubeAPIBurst",
 	"serializeImagePulls", "maxParallelImagePulls", "evictionHard", "evictionSoft", "evictionSoftGracePeriod",
 	"evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
-	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "memorySwap", "memoryThrottlingFactor", "memoryReservationPolicy",
+	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy",
 	"containerLogMaxSize", "containerLogMaxFiles",
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler", "logging",
@@ -62,7 +62,6 @@ func refusals() []refusal {
 	return []refusal{
 		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
 		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
-		{"singleProcessOOMKill", func(c *conf) bool { return c.SingleProcessOOMKill != nil && *c.SingleProcessOOMKill }, "false"},
 		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
 		{"cpuCFSQuotaPeriod", func(c *conf) bool {

@@ -4,6 +4,7 @@
 //	swap        NoSwap     none; with cgroup v1 the memory limit is that of memory and swap together
 //	            LimitedSwap  Burstable pods: a container gets as much of the swap as its request is of the memory
 //	protection  TieredReservation: requests are never reclaimed (memory.min) from Guaranteed pods, and last (memory.low) from Burstable ones
+//	oom         a container out of memory is killed as a whole, unless singleProcessOOMKill
 //	throttling  memoryThrottlingFactor: growth is slowed down (memory.high) at that part of the way from request to limit
 //
 // All but NoSwap needs cgroup v2.
@@ -39,6 +40,7 @@ const (
 	fileMin  = "memory.min"
 	fileLow  = "memory.low"
 	fileHigh = "memory.high"
+	fileOOM  = "memory.oom.group"
 )
 
 // criticalFrom is the priority of system-cluster-critical.
@@ -56,6 +58,8 @@ type Policy struct {
 	// Tiered protects what pods request. Throttling is the factor of memory.high, 0 for none.
 	Tiered     bool
 	Throttling float64
+	// Together: when a container runs out of memory, all of its processes are killed, not one.
+	Together bool
 	// Allocatable is how much memory pods may have together, for containers without a limit.
 	Allocatable func() int64
 }
@@ -72,8 +76,12 @@ func Read(c *kubeletconfig.KubeletConfiguration, total, swap int64) (Policy, err
 	if layout, err := cgroup.Detect(); err == nil {
 		p.Version, p.Control = layout.Version, controls(layout)
 	}
+	p.Together = c.SingleProcessOOMKill == nil || !*c.SingleProcessOOMKill
 	if c.MemoryThrottlingFactor != nil {
 		p.Throttling = *c.MemoryThrottlingFactor
+	}
+	if s := c.SingleProcessOOMKill; s != nil && !*s && p.Version == cgroup.V1 {
+		return p, errors.New("singleProcessOOMKill must not be explicitly set to false when using cgroup v1")
 	}
 	return p, p.check()
 }
@@ -137,6 +145,9 @@ func (p Policy) Tune(of *v1.Pod, c *v1.Container, r *cri.LinuxContainerResources
 	}
 	if p.Version == cgroup.V1 {
 		return
+	}
+	if p.Together {
+		set(fileOOM, 1)
 	}
 	request, limit := c.Resources.Requests.Memory().Value(), c.Resources.Limits.Memory().Value()
 	if file := p.protection(of); p.Tiered && request > 0 {

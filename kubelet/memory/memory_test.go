@@ -64,6 +64,8 @@ func TestTune(t *testing.T) {
 		"nothing counts swap":    {Policy{Version: cgroup.V2}, podOf("1Gi", "2Gi"), ""},
 		"v1":                     {Policy{Version: cgroup.V1, Control: true}, podOf("1Gi", "2Gi"), "swap=77"},
 		"v1 without swap":        {Policy{Version: cgroup.V1, Tiered: true, Throttling: .9}, podOf("1Gi", "2Gi"), ""},
+		"killed as a whole":      {Policy{Version: cgroup.V2, Together: true}, podOf("1Gi", "2Gi"), "memory.oom.group=1"},
+		"v1 kills one":           {Policy{Version: cgroup.V1, Together: true}, podOf("1Gi", "2Gi"), ""},
 		"protected softly":       {qos, podOf("1Gi", "2Gi"), "memory.high=2040107008 memory.low=1073741824"},
 		"protected":              {qos, guaranteed("1Gi"), "memory.min=1073741824"},
 		"on the way to all":      {qos, podOf("1Gi", ""), "memory.high=3972841472 memory.low=1073741824"},

@@ -25,7 +25,6 @@ type Kubelet struct {
 	probeDuration   *Histogram
 	checks          *Counter
 	healthy         *Gauge
-	evictions       *Counter
 	process         http.Handler
 	claims, drivers *Histogram // operations on resource claims, and calls to their drivers
 }
@@ -44,7 +43,6 @@ func NewKubelet() *Kubelet {
 	k.Runtime.pods = k.Pods
 	k.Events, k.Node, k.Volumes = newEvents(&k.Main), newNode(&k.Main), newVolumes(&k.Main)
 	k.Server, k.API = newServer(&k.Main), newAPI(&k.Main)
-	k.evictions = k.Main.Counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal")
 	claims := Buckets(.1, math.Pow(40/.1, 1./14), 15)
 	k.claims = k.Main.Histogram("dra_operations_duration_seconds", "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops.", claims)
 	k.drivers = k.Main.Histogram("dra_grpc_operations_duration_seconds", "[ALPHA] Duration in seconds of the DRA gRPC operations", claims)
@@ -104,9 +102,6 @@ func (k *Kubelet) ClaimsInUse(count func() map[string]int) {
 		}
 	})
 }
-
-// Evicted counts an evicted pod.
-func (k *Kubelet) Evicted(signal string) { k.evictions.Inc("eviction_signal", signal) }
 
 // Pages add the metrics to the pages that are measured.
 func (k *Kubelet) Pages(measured map[string]http.Handler) map[string]http.Handler {

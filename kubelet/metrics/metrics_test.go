@@ -33,7 +33,7 @@ func TestText(t *testing.T) {
 	r.Called("/runtime.v1.RuntimeService/RunPodSandbox", 20*time.Millisecond, nil)
 	r.Called("/runtime.v1.RuntimeService/RunPodSandbox", time.Hour, errors.New("no"))
 	r.Called("/runtime.v1.RuntimeService/UpdateContainerResources", time.Millisecond, nil)
-	k.Evicted("memory.available")
+	k.Pods.Evicted("memory.available")
 	k.ClaimsInUse(func() map[string]int { return map[string]int{"<any>": 2, "gpu.example.com": 1} })
 	k.ClaimsOperated("PrepareResources", "false", 110*time.Millisecond)
 	k.DriverCalled("gpu.example.com", "/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources", "OK", time.Minute)

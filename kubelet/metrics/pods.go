@@ -12,18 +12,19 @@ import (
 
 // Pods counts what becomes of pods; worker.Config takes it.
 type Pods struct {
-	work, workerStart  *Histogram
-	start, sli, total  *Histogram
-	first              *Gauge
-	perPod             *Histogram
-	terminated         *Counter
-	restarted, orphans *Counter
-	rejected           *Counter
-	statusSync         *Histogram
-	cgroups            *Histogram
-	mu                 sync.Mutex
-	pulls              map[types.UID][]span
-	networked          bool // a pod with a network of its own has started
+	work, workerStart      *Histogram
+	start, sli, total      *Histogram
+	first                  *Gauge
+	perPod                 *Histogram
+	terminated             *Counter
+	restarted, orphans     *Counter
+	rejected               *Counter
+	evictions, preemptions *Counter
+	statusSync             *Histogram
+	cgroups                *Histogram
+	mu                     sync.Mutex
+	pulls                  map[types.UID][]span
+	networked              bool // a pod with a network of its own has started
 }
 
 type span struct{ from, to time.Time }
@@ -55,6 +56,8 @@ func newPods(s *Set) *Pods {
 			"[ALPHA] Duration in seconds for cgroup manager operations. Broken down by method.", defaults),
 		pulls: map[types.UID][]span{},
 	}
+	p.evictions = s.Counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal")
+	p.preemptions = s.Counter("kubelet_preemptions", "[ALPHA] Cumulative number of pod preemptions by preemption resource")
 	for _, static := range []string{"", "true"} {
 		p.restarted.Add(0, "static", static)
 	}
@@ -176,6 +179,12 @@ func (m *Pods) Restarted(static bool) { m.restarted.Inc("static", staticLabel(st
 
 // Orphaned counts a pod that only the runtime knew.
 func (m *Pods) Orphaned() { m.orphans.Inc() }
+
+// Evicted counts an evicted pod.
+func (m *Pods) Evicted(signal string) { m.evictions.Inc("eviction_signal", signal) }
+
+// Preempted counts a pod that had to make room for a critical one, by the resource that was short.
+func (m *Pods) Preempted(signal string) { m.preemptions.Inc("preemption_signal", signal) }
 
 // Rejected counts a pod that the node did not take in.
 func (m *Pods) Rejected(reason string) { m.rejected.Inc("reason", reason) }
