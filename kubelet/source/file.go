@@ -32,7 +32,7 @@ func (s *Source) readDir() map[types.UID]*v1.Pod {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.cfg.Log.Warn("cannot read the directory of static pods", "dir", s.cfg.Dir, "err", err)
-		return s.statics
+		return s.files
 	}
 	for _, e := range entries {
 		if e.IsDir() || strings.HasPrefix(e.Name(), ".") {
@@ -172,7 +172,7 @@ func (s *Source) notify(ctx context.Context) {
 	for {
 		if !watching && watcher.Add(s.cfg.Dir) == nil {
 			watching = true
-			s.Poke()
+			s.reread()
 		}
 		select {
 		case <-ctx.Done():
@@ -181,10 +181,16 @@ func (s *Source) notify(ctx context.Context) {
 			if event.Name == s.cfg.Dir && event.Has(fsnotify.Remove|fsnotify.Rename) {
 				watching = false
 			}
-			s.Poke()
+			s.reread()
 		case <-watcher.Errors:
-			s.Poke()
+			s.reread()
 		case <-time.After(s.cfg.Period):
 		}
 	}
+}
+
+// reread makes the source look again, at the directory as well.
+func (s *Source) reread() {
+	s.changed.Store(true)
+	s.Poke()
 }

@@ -15,9 +15,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -91,8 +93,11 @@ type Source struct {
 	told    map[types.UID]string // what was told, with its version
 	ready   bool
 	statics map[types.UID]*v1.Pod
+	files   map[types.UID]*v1.Pod // those of statics that are from the directory, as it was when it was read
+	read    time.Time
 
-	remote *remote // nil without a URL
+	changed atomic.Bool // the directory may be other than it was read
+	remote  *remote     // nil without a URL
 
 	mu      sync.Mutex
 	mirrors map[string]*v1.Pod // mirror pods in the API, by namespace/name
@@ -198,7 +203,7 @@ func (s *Source) pass(ctx context.Context) time.Duration {
 	if !synced && time.Since(s.began) < headStart {
 		return untilSynced
 	}
-	statics := s.readDir()
+	statics := s.fromDir()
 	if s.remote != nil {
 		s.remote.addTo(statics)
 	}
@@ -223,6 +228,15 @@ func (s *Source) pass(ctx context.Context) time.Duration {
 		return untilMirror
 	}
 	return s.cfg.Period
+}
+
+// fromDir are the static pods of the directory. It is read when it has changed, and once a period in case nothing tells so; what
+// happens in the API, which is much more often, is no reason to.
+func (s *Source) fromDir() map[types.UID]*v1.Pod {
+	if s.changed.Swap(false) || time.Since(s.read) >= s.cfg.Period {
+		s.files, s.read = s.readDir(), time.Now()
+	}
+	return maps.Clone(s.files)
 }
 
 // fromAPI lists the pods to run, and takes note of the mirrors.
