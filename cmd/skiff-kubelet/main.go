@@ -68,7 +68,7 @@ func command() *cobra.Command {
 }
 
 func run(ctx context.Context, cfg kubelet.Config) error {
-	thrifty()
+	go thrifty(ctx) // it ends with the process, which does not wait for it
 	if err := kubelet.Bootstrap(ctx, cfg); err != nil {
 		return err
 	}

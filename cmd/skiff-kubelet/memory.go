@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,23 +17,60 @@ import (
 // collected when the heap has grown by two fifths (Go's default: by as much again). GOGC in the environment overrules it.
 const gcPercent = 40
 
-// startIsOver is when the kubelet is taken to have started: nothing waits for it, and being early or late only costs page faults.
-const startIsOver = 10 * time.Second
+// A process is at rest when it has taken less than restful of processor time within a period. It gives memory back once after
+// it has worked for at least laborious.
+const (
+	period    = 10 * time.Second
+	restful   = period / 100
+	laborious = 50 * time.Millisecond
+)
 
-// thrifty makes this process take less memory, now and when it has started.
-func thrifty() {
+// thrifty makes this process take less memory: now, and whenever it comes to rest, as after its start or after many pods.
+func thrifty(ctx context.Context) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	time.AfterFunc(startIsOver, func() {
-		if err := unmapUnused(); err != nil {
-			slog.Debug("keep what only the start needed of the program mapped", "err", err)
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	var r rest
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
-	})
+		if !r.begins(processorTime()) {
+			continue
+		}
+		debug.FreeOSMemory()
+		if err := unmapUnused(); err != nil {
+			slog.Debug("keep what is not needed of the program mapped", "err", err)
+		}
+		r.given = processorTime()
+	}
+}
+
+// rest remembers how much processor time had been used at the last look, and when memory was last given back.
+type rest struct{ looked, given time.Duration }
+
+// begins tells, once a period, whether memory is to be given back now.
+func (r *rest) begins(used time.Duration) bool {
+	calm := used-r.looked < restful
+	r.looked = used
+	return calm && used-r.given >= laborious
+}
+
+// processorTime is what this process has used so far.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // unmapUnused lets go of the pages of this program's file. The start goes through most of them once, to initialise what each
-// package has, and the kernel maps the neighbours of each as well. What is needed again is mapped again when it is, from
+// package has, and the kernel maps the neighbours of each that is touched as well. What is needed again is mapped again when it is, from
 // the page cache; what is not can be reclaimed like any other file's.
 func unmapUnused() error {
 	exe, err := os.Readlink("/proc/self/exe")

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestUnmapUnused: less of the program's file is mapped afterwards, and the program goes on.
@@ -16,6 +17,31 @@ func TestUnmapUnused(t *testing.T) {
 	}
 	if after := fileKB(t); after >= before {
 		t.Errorf("%d KB of files are mapped, before %d", after, before)
+	}
+}
+
+// TestRest: memory is given back once after work, when the work is over.
+func TestRest(t *testing.T) {
+	var r rest
+	for i, tc := range []struct {
+		used time.Duration
+		want bool
+	}{
+		{300 * time.Millisecond, false}, // the start
+		{310 * time.Millisecond, true},
+		{330 * time.Millisecond, false}, // idle, and so little that it is not worth it
+		{3 * time.Second, false},        // many pods
+		{5 * time.Second, false},
+		{5050 * time.Millisecond, true},
+		{5060 * time.Millisecond, false},
+	} {
+		got := r.begins(tc.used)
+		if got != tc.want {
+			t.Errorf("look %d at %v: %v", i, tc.used, got)
+		}
+		if got {
+			r.given = tc.used
+		}
 	}
 }
 

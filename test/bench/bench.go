@@ -19,6 +19,7 @@ type bench struct {
 	mu       sync.Mutex
 	cleanups []func()
 	failures []string
+	broken   bool // the run has ended early
 }
 
 func newBench(ctx context.Context, r *report) *bench {
@@ -87,7 +88,7 @@ func (b *bench) Fatalf(format string, args ...any) { panic(fatal{fmt.Errorf(form
 func (b *bench) Failed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.failures) > 0
+	return len(b.failures) > 0 || b.broken
 }
 
 // Cleanup registers what undoes a step.

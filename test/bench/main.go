@@ -63,6 +63,7 @@ func run(o options) error {
 	b := newBench(ctx, r)
 	err := b.guard(func() error { return measure(b, o) })
 	r.Machine.LoadEnd = load()
+	b.broken = err != nil && ctx.Err() == nil // then the ends of the daemons' logs are shown
 	left := b.close()
 	if ctx.Err() != nil && left == nil {
 		return errors.New("interrupted; nothing is left behind")

@@ -114,7 +114,8 @@ func Write(h *Host, path, text string) error {
 }
 
 // KubeletConfig is the configuration of a kubelet under the host's control plane, skiff's or upstream's: an upstream file, which
-// names no path of skiff's but the certificates. Static pods are read from StaticPods.
+// names no path of skiff's but the certificates. Static pods are read from StaticPods. How full the machine's disk is shall not
+// matter to a host: nothing is evicted and no image removed for it.
 func KubeletConfig(h *Host, socket string) string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -125,6 +126,8 @@ cgroupRoot: %s
 staticPodPath: %s
 clusterDNS: [10.43.0.10]
 clusterDomain: cluster.local
+evictionHard: {memory.available: 100Mi}
+imageGCHighThresholdPercent: 100
 authentication: {x509: {clientCAFile: /var/lib/skiff/pki/ca.crt}, webhook: {enabled: true}, anonymous: {enabled: false}}
 authorization: {mode: Webhook}
 tlsCertFile: /var/lib/skiff/pki/kubelet-serving.crt
