@@ -24,6 +24,7 @@ func (c *Collector) node(ctx context.Context) v1alpha1.NodeStats {
 		rate := c.rate(now, used)
 		n.CPU = &v1alpha1.CPUStats{Time: at, UsageCoreNanoSeconds: &used, UsageNanoCores: rate}
 	}
+	nodePressure(&n, at)
 	n.Fs = fsStats(c.cfg.Root, at)
 	n.Swap = nodeSwap(at)
 	n.Rlimit = nodeRlimit(at)

@@ -124,7 +124,7 @@ func podStats(list []*runtimeapi.PodSandboxStats, created map[string]int64) []v1
 		p := v1alpha1.PodStats{
 			PodRef:    v1alpha1.PodReference{Name: labels[labelPodName], Namespace: labels[labelNamespace], UID: labels[labelUID]},
 			StartTime: nanos(at),
-			CPU:       cpu(s.Linux.Cpu), Memory: memory(s.Linux.Memory), Network: network(s.Linux.Network),
+			CPU:       cpu(s.Linux.Cpu), Memory: memory(s.Linux.Memory), IO: ioPressure(s.Linux.Io), Network: network(s.Linux.Network),
 			Containers: []v1alpha1.ContainerStats{},
 		}
 		if n := s.Linux.Process.GetProcessCount(); n != nil {
@@ -147,7 +147,7 @@ func containerStats(c *runtimeapi.ContainerStats, created map[string]int64) v1al
 	out := v1alpha1.ContainerStats{
 		Name:      c.GetAttributes().GetLabels()[labelContainer],
 		StartTime: nanos(created[c.GetAttributes().GetId()]),
-		CPU:       cpu(c.Cpu), Memory: memory(c.Memory),
+		CPU:       cpu(c.Cpu), Memory: memory(c.Memory), IO: ioPressure(c.Io),
 	}
 	if w := c.WritableLayer; w != nil {
 		out.Rootfs = &v1alpha1.FsStats{Time: nanos(w.Timestamp), UsedBytes: value(w.UsedBytes), InodesUsed: value(w.InodesUsed)}
@@ -191,7 +191,7 @@ func cpu(u *runtimeapi.CpuUsage) *v1alpha1.CPUStats {
 	if u == nil {
 		return nil
 	}
-	return &v1alpha1.CPUStats{Time: nanos(u.Timestamp), UsageCoreNanoSeconds: value(u.UsageCoreNanoSeconds), UsageNanoCores: value(u.UsageNanoCores)}
+	return &v1alpha1.CPUStats{Time: nanos(u.Timestamp), UsageCoreNanoSeconds: value(u.UsageCoreNanoSeconds), UsageNanoCores: value(u.UsageNanoCores), PSI: psi(u.Psi)}
 }
 
 func memory(u *runtimeapi.MemoryUsage) *v1alpha1.MemoryStats {
@@ -199,7 +199,7 @@ func memory(u *runtimeapi.MemoryUsage) *v1alpha1.MemoryStats {
 		return nil
 	}
 	return &v1alpha1.MemoryStats{Time: nanos(u.Timestamp), AvailableBytes: value(u.AvailableBytes), UsageBytes: value(u.UsageBytes),
-		WorkingSetBytes: value(u.WorkingSetBytes), RSSBytes: value(u.RssBytes), PageFaults: value(u.PageFaults), MajorPageFaults: value(u.MajorPageFaults)}
+		WorkingSetBytes: value(u.WorkingSetBytes), RSSBytes: value(u.RssBytes), PageFaults: value(u.PageFaults), MajorPageFaults: value(u.MajorPageFaults), PSI: psi(u.Psi)}
 }
 
 func network(u *runtimeapi.NetworkUsage) *v1alpha1.NetworkStats {

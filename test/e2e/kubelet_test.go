@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/skiff-node/skiff/test/harness"
 )
 
@@ -18,6 +20,7 @@ func TestKubelet(t *testing.T) {
 	h.Up()
 	t.Run("resize", func(t *testing.T) { resize(t, h) })
 	t.Run("pod-level resize", func(t *testing.T) { resizePodLevel(t, h) })
+	t.Run("preemption", func(t *testing.T) { preemption(t, h) })
 	t.Run("restart all", func(t *testing.T) { restartAll(t, h) })
 	t.Run("image volume", func(t *testing.T) { imageVolume(t, h) })
 	t.Run("post start", func(t *testing.T) { postStart(t, h) })
@@ -130,6 +133,54 @@ func resizePodLevel(t *testing.T, h *harness.Host) {
 		return got == "134217728 128Mi 0", got
 	})
 	h.Kubectl("delete", "pod", "sum", "--timeout=60s")
+}
+
+const preemptionPods = `
+apiVersion: v1
+kind: Pod
+metadata: {name: modest}
+spec:
+  nodeName: %[1]s
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: "localhost/skiff/busybox:v1", command: [sh, -c, "exec sleep 1000"], resources: {requests: {cpu: 10m}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy}
+spec:
+  nodeName: %[1]s
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: "localhost/skiff/busybox:v1", command: [sh, -c, "exec sleep 1000"], resources: {requests: {cpu: %[2]q}}}]
+`
+
+// preemption binds a critical pod to a node that is full: an ordinary one has to go, the one whose requests fit best.
+func preemption(t *testing.T, h *harness.Host) {
+	most := strings.TrimSpace(h.Kubectl("get", "node", h.Name, "-o", "jsonpath={.status.allocatable.cpu}"))
+	cpus, err := resource.ParseQuantity(most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := fmt.Sprintf("%dm", cpus.MilliValue()*6/10) // two of these do not fit
+	manifest(t, h, fmt.Sprintf(preemptionPods, h.Name, share))
+	h.Kubectl("wait", "--for=condition=Ready", "pod/modest", "pod/greedy", "--timeout=60s")
+	manifest(t, h, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: vital, namespace: kube-system}
+spec:
+  nodeName: %s
+  priorityClassName: system-node-critical
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: "localhost/skiff/busybox:v1", command: [sh, -c, "exec sleep 1000"], resources: {requests: {cpu: %q}}}]
+`, h.Name, share))
+	h.Kubectl("wait", "-n", "kube-system", "--for=condition=Ready", "pod/vital", "--timeout=60s")
+	got := strings.TrimSpace(h.Kubectl("get", "pod", "greedy", "modest", "-o",
+		`jsonpath={range .items[*]}{.status.phase} {.status.reason} {.status.conditions[?(@.type=="DisruptionTarget")].reason};{end}`))
+	if got != "Failed Preempting TerminationByKubelet;Running  ;" {
+		t.Errorf("after a critical pod: %q", got)
+	}
+	h.Kubectl("delete", "pod", "greedy", "modest", "--timeout=60s")
+	h.Kubectl("delete", "pod", "-n", "kube-system", "vital", "--timeout=60s")
 }
 
 const restartAllPod = `
