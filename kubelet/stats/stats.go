@@ -41,6 +41,8 @@ type Config struct {
 	// Runtime and Images are the container runtime.
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
+	// LogsDir has the logs of the pods' containers: /var/log/pods. When empty, logs are not measured.
+	LogsDir string
 	// Pods lists the pods of the node, for limits and start times. May be nil.
 	Pods func() []*v1.Pod
 	// Volumes tells how full the volumes of a pod are. It is asked for the summary and for the kubelet's own metrics only.
@@ -108,7 +110,9 @@ func (c *Collector) pods(ctx context.Context) ([]v1alpha1.PodStats, error) {
 	for _, ct := range containers.Containers {
 		created[ct.Id] = ct.CreatedAt
 	}
-	return podStats(got.Stats, created), nil
+	pods := podStats(got.Stats, created)
+	c.addLogs(pods)
+	return pods, nil
 }
 
 // podStats converts what the runtime measured. created maps ids of sandboxes that are ready, and of containers, to their
