@@ -39,10 +39,10 @@ type Config struct {
 	Configuration *kubeletconfig.KubeletConfiguration
 	// RootDir of the kubelet: /var/lib/kubelet.
 	RootDir string
-	// DevicePluginDir is where device plugins find the kubelet. Dial connects to their sockets, Counts counts them.
+	// DevicePluginDir is where device plugins find the kubelet. Dial connects to their sockets.
 	DevicePluginDir string
 	Dial            func(socket string) (*grpc.ClientConn, error)
-	Counts          devices.Counts
+	Counts          Counts
 	// Changed is told that the node has more or fewer devices, Sick that these pods' devices are in another health.
 	Changed func()
 	Sick    func(uids []types.UID)
@@ -53,6 +53,15 @@ type Config struct {
 	// Runtime moves running containers to other processors.
 	Runtime cpus.Runtime
 	Log     *slog.Logger
+}
+
+// Counts are upstream's metrics. The methods must not block.
+type Counts interface {
+	devices.Counts
+	// Admitted is told how long it took to give a pod what it asks for, CPUs and Memory when a container was given some.
+	Admitted(took time.Duration, err error)
+	CPUs(err error)
+	Memory(err error)
 }
 
 // Assigner gives parts of the machine to pods.
@@ -113,7 +122,7 @@ func (a *Assigner) newMemory(machine numa.Machine) error {
 	if err != nil {
 		return fmt.Errorf("reservedMemory: %w", err)
 	}
-	a.memory = memory.New(memory.Config{PodsDir: filepath.Join(a.cfg.RootDir, "pods"), Machine: machine, Reserved: reserved})
+	a.memory = memory.New(memory.Config{PodsDir: filepath.Join(a.cfg.RootDir, "pods"), Machine: machine, Reserved: reserved, Given: a.cfg.Counts.Memory})
 	return nil
 }
 
@@ -141,7 +150,7 @@ func (a *Assigner) newCPUs(machine numa.Machine) error {
 	if err != nil {
 		return err
 	}
-	a.cpus = cpus.New(cpus.Config{PodsDir: filepath.Join(a.cfg.RootDir, "pods"), Topology: topology, Reserved: reserved, Options: options})
+	a.cpus = cpus.New(cpus.Config{PodsDir: filepath.Join(a.cfg.RootDir, "pods"), Topology: topology, Reserved: reserved, Options: options, Given: a.cfg.Counts.CPUs})
 	return nil
 }
 
@@ -177,7 +186,10 @@ func reservedCPUs(named string, kept v1.ResourceList, topology cpus.Topology, o 
 func (a *Assigner) Admit(p *v1.Pod) *Refusal {
 	a.turn.Lock()
 	defer a.turn.Unlock()
-	if err := a.aligner.give(p); err != nil {
+	began := time.Now()
+	err := a.aligner.give(p)
+	a.cfg.Counts.Admitted(time.Since(began), err)
+	if err != nil {
 		a.Release(p.UID)
 		return refusal(err)
 	}

@@ -36,6 +36,9 @@ func TestText(t *testing.T) {
 	k.Pods.Evicted("memory.available")
 	k.ClaimsInUse(func() map[string]int { return map[string]int{"<any>": 2, "gpu.example.com": 1} })
 	k.ClaimsOperated("PrepareResources", "false", 110*time.Millisecond)
+	k.Devices.Registered("x.y/z")
+	k.Devices.Admitted(2*time.Millisecond, errors.New("no"))
+	k.Devices.CPUs(nil)
 	k.DriverCalled("gpu.example.com", "/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources", "OK", time.Minute)
 	has(t, &k.Main,
 		"# TYPE kubelet_runtime_operations_total counter",
@@ -50,6 +53,9 @@ func TestText(t *testing.T) {
 		"# TYPE dra_resource_claims_in_use gauge", `dra_resource_claims_in_use{driver_name="<any>"} 2`, `dra_resource_claims_in_use{driver_name="gpu.example.com"} 1`,
 		`dra_operations_duration_seconds_bucket{operation_name="PrepareResources",is_error="false",le="39.99999999999997"} 1`,
 		`dra_grpc_operations_duration_seconds_count{driver_name="gpu.example.com",method_name="/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources",grpc_status_code="OK"} 1`,
+		`kubelet_device_plugin_registration_total{resource_name="x.y/z"} 1`, "kubelet_topology_manager_admission_errors_total 1",
+		`kubelet_topology_manager_admission_duration_ms_bucket{le="1.6"} 0`, `kubelet_topology_manager_admission_duration_ms_bucket{le="3.2"} 1`,
+		"kubelet_cpu_manager_pinning_requests_total 1", "kubelet_memory_manager_pinning_errors_total 0",
 		"kubelet_pleg_discard_events 0")
 	var b strings.Builder
 	k.Main.WriteText(&b)

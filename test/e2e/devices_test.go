@@ -99,6 +99,17 @@ spec:
     resources: {limits: {example.org/gauge: %d}}
 `
 
+// shortPod takes the gauge that is left and ends.
+const shortPod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: short}
+spec:
+  restartPolicy: Never
+  nodeName: %s
+  containers: [{name: c, image: "localhost/skiff/busybox:v1", command: ["true"], resources: {limits: {example.org/gauge: 1}}}]
+`
+
 // cdi describes to the runtime what belongs to each gauge.
 const cdi = `{"cdiVersion": "0.6.0", "kind": "example.org/gauge", "devices": [
   {"name": "a", "containerEdits": {"env": ["SCALE=celsius"]}}, {"name": "b", "containerEdits": {"env": ["SCALE=kelvin"]}}]}`
@@ -157,6 +168,23 @@ func TestDevicePlugin(t *testing.T) {
 		out, err := h.Skiff("kubectl", "exec", "first", "--", "sh", "-c", "test -e /tmp/end && exit 1; echo $GAUGES $SCALE")
 		return err == nil && strings.TrimSpace(out) == "a celsius", out
 	})
+
+	h.Kubectl("delete", "pod", "second", "--timeout=60s")
+	for range 5 { // what a finished pod had is free as soon as one can know that it has finished
+		manifest(t, h, fmt.Sprintf(shortPod, nodeName(h)))
+		harness.Eventually(t, time.Minute, "a short pod succeeds", func() (bool, string) {
+			got := strings.TrimSpace(h.Kubectl("get", "pod", "short", "-o", "jsonpath={.status.phase} {.status.message}"))
+			return got == "Succeeded", got
+		})
+		manifest(t, h, strings.Replace(fmt.Sprintf(shortPod, nodeName(h)), "name: short", "name: next", 1))
+		harness.Eventually(t, time.Minute, "the next one too", func() (bool, string) {
+			got := strings.TrimSpace(h.Kubectl("get", "pod", "next", "-o", "jsonpath={.status.phase} {.status.message}"))
+			return got == "Succeeded", got
+		})
+		h.Kubectl("delete", "pod", "short", "next", "--timeout=60s")
+	}
+	manifest(t, h, fmt.Sprintf(gaugePod, "second", "restartPolicy: Always", 1))
+	h.Kubectl("wait", "--for=condition=Ready", "pod/second", "--timeout=60s")
 
 	stop()
 	offers("0 of 2")

@@ -29,7 +29,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
-// Config of an Allocator. All fields but Options are required.
+// Config of an Allocator. All fields but Options and Given are required.
 type Config struct {
 	// PodsDir holds the pods' directories.
 	PodsDir  string
@@ -37,6 +37,8 @@ type Config struct {
 	// Reserved is never given away.
 	Reserved cpuset.CPUSet
 	Options  Options
+	// Given is told when a container was to be given processors, and whether that failed. Optional.
+	Given func(err error)
 }
 
 // Allocator gives out processors.
@@ -100,6 +102,14 @@ func (a *Allocator) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
 	if count == 0 {
 		return nil
 	}
+	err := a.give(p, c, count, near)
+	if a.cfg.Given != nil {
+		a.cfg.Given(err)
+	}
+	return err
+}
+
+func (a *Allocator) give(p *v1.Pod, c *v1.Container, count int, near numa.Mask) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	has, err := a.sets(p.UID)

@@ -29,13 +29,15 @@ import (
 	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
-// Config of a Manager. All fields are required.
+// Config of a Manager. All fields but Given are required.
 type Config struct {
 	// PodsDir holds the pods' directories.
 	PodsDir string
 	Machine numa.Machine
 	// Reserved is what pods get nothing of, by node; see Reserved.
 	Reserved map[int]Amounts
+	// Given is told when a container was to be given memory, and whether that failed. Optional.
+	Given func(err error)
 }
 
 // Manager gives out memory.
@@ -104,6 +106,14 @@ func (m *Manager) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
 	if len(want) == 0 {
 		return nil
 	}
+	err := m.give(p, c, want, near)
+	if m.cfg.Given != nil {
+		m.cfg.Given(err)
+	}
+	return err
+}
+
+func (m *Manager) give(p *v1.Pod, c *v1.Container, want Amounts, near numa.Mask) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f, err := read(m.path(p.UID))
