@@ -25,6 +25,8 @@ const chaosKubelet = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/skiff/cri.sock
 cgroupRoot: %s
+evictionHard: {memory.available: 100Mi} # how full the machine's disk is does not matter
+imageGCHighThresholdPercent: 100
 authentication: {x509: {clientCAFile: /var/lib/skiff/pki/ca.crt}}
 tlsCertFile: /var/lib/skiff/pki/kubelet-serving.crt
 tlsPrivateKeyFile: /var/lib/skiff/pki/kubelet-serving.key
