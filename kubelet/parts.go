@@ -141,7 +141,7 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	}
 	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log, Node: nodeLimits(c, k.facts.memory, k.allocatable()),
 		Reserved: reservedLimits(c),
-		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}})
+		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}})
 	if err != nil {
 		return err
 	}

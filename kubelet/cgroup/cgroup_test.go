@@ -53,6 +53,8 @@ func TestPodFiles(t *testing.T) {
 			"cpu.shares=204 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000", "cpu.weight=29 cpu.max=50000 100000"},
 		{"tiny limit", podOf("cpu=1m memory=1Ki", "cpu=1m memory=1Mi"), Options{}, v1.PodQOSBurstable,
 			"cpu.shares=2 cpu.cfs_period_us=100000 cpu.cfs_quota_us=1000 memory.limit_in_bytes=1048576", "cpu.weight=1 cpu.max=1000 100000 memory.max=1048576"},
+		{"shorter slices", podOf("cpu=1 memory=1Mi", "cpu=1 memory=1Mi"), Options{Period: 5000}, v1.PodQOSGuaranteed,
+			"cpu.shares=1024 cpu.cfs_period_us=5000 cpu.cfs_quota_us=5000 memory.limit_in_bytes=1048576", "cpu.weight=100 cpu.max=5000 5000 memory.max=1048576"},
 		{"quota off", podOf("cpu=1 memory=1Mi", "cpu=1 memory=1Mi"), Options{NoQuota: true, Pids: Unlimited}, v1.PodQOSGuaranteed,
 			"cpu.shares=1024 cpu.cfs_period_us=100000 cpu.cfs_quota_us=-1 memory.limit_in_bytes=1048576 pids.max=max",
 			"cpu.weight=100 cpu.max=max 100000 memory.max=1048576 pids.max=max"},

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strconv"
@@ -16,8 +17,8 @@ const (
 	minShares = 2
 	maxShares = 262144
 	minQuota  = 1000
-	// Period is the length of the time slice in which a quota counts, in microseconds.
-	Period = 100000
+	// defaultPeriod is the length of the time slice in which a quota counts, in microseconds.
+	defaultPeriod = 100000
 )
 
 // Unlimited takes a limit away.
@@ -27,6 +28,7 @@ const Unlimited = -1
 type Limits struct {
 	Shares *int64 // relative weight for the processors, 1024 per processor requested
 	Quota  *int64 // microseconds of processor time in each Period, or Unlimited
+	Period int64  // microseconds; 0 means 100000
 	Memory *int64 // bytes, or Unlimited
 	Pids   *int64 // processes and threads, or Unlimited
 	// Min bytes are never reclaimed, Low ones last; beyond High growth is throttled. Version 2 only.
@@ -39,6 +41,8 @@ type Limits struct {
 type Options struct {
 	// NoQuota leaves processor time unlimited whatever the pods say (cpuCFSQuota: false).
 	NoQuota bool
+	// Period is the length of the time slice in which processor time counts, in microseconds; 0 means 100000.
+	Period int64
 	// Pids is the most processes per pod, or Unlimited (podPidsLimit).
 	Pids int64
 	// Tiered protects the memory that pods request (memoryReservationPolicy: TieredReservation).
@@ -61,7 +65,8 @@ func PodLimits(pod *v1.Pod, opts Options) Limits {
 	default:
 		l.Shares = ptr(Shares(requests.Cpu().MilliValue()))
 		if class == v1.PodQOSGuaranteed || allLimited(pod, v1.ResourceCPU) {
-			l.Quota = ptr(quota(most.Cpu().MilliValue()))
+			l.Period = opts.Period
+			l.Quota = ptr(quota(most.Cpu().MilliValue(), l.period()))
 		}
 		if class == v1.PodQOSGuaranteed || allLimited(pod, v1.ResourceMemory) {
 			l.Memory = ptr(most.Memory().Value())
@@ -137,11 +142,14 @@ func Shares(milliCPU int64) int64 {
 	return min(max(milliCPU*1024/1000, minShares), maxShares)
 }
 
-func quota(milliCPU int64) int64 {
+// period is the time slice that counts.
+func (l *Limits) period() int64 { return cmp.Or(l.Period, defaultPeriod) }
+
+func quota(milliCPU, period int64) int64 {
 	if milliCPU == 0 {
 		return Unlimited
 	}
-	return max(milliCPU*Period/1000, minQuota)
+	return max(milliCPU*period/1000, minQuota)
 }
 
 // Weight converts shares (2 to 262144) to the weight of version 2 (1 to 10000). The curve maps both ends and 1024 to the
@@ -176,7 +184,7 @@ func Files(version Version, l Limits) []File {
 	}
 	add("cpu", "cpu.shares", l.Shares)
 	if l.Quota != nil {
-		out = append(out, File{"cpu", "cpu.cfs_period_us", strconv.Itoa(Period)})
+		out = append(out, File{"cpu", "cpu.cfs_period_us", strconv.FormatInt(l.period(), 10)})
 	}
 	add("cpu", "cpu.cfs_quota_us", l.Quota)
 	add("memory", "memory.limit_in_bytes", l.Memory)
@@ -196,7 +204,7 @@ func files2(l Limits) []File {
 		out = append(out, File{"cpu", "cpu.weight", strconv.FormatInt(Weight(*l.Shares), 10)})
 	}
 	if l.Quota != nil {
-		out = append(out, File{"cpu", "cpu.max", orMax(*l.Quota) + " " + strconv.Itoa(Period)})
+		out = append(out, File{"cpu", "cpu.max", orMax(*l.Quota) + " " + strconv.FormatInt(l.period(), 10)})
 	}
 	if l.Memory != nil {
 		out = append(out, File{"memory", "memory.max", orMax(*l.Memory)})

@@ -153,7 +153,7 @@ func (m *Manager) ResizePod(pod *v1.Pod, change func() error) error {
 		return change()
 	}
 	limits := PodLimits(pod, m.cfg.Options)
-	open := Limits{Quota: ptr(Unlimited), Memory: ptr(Unlimited)}
+	open := Limits{Quota: ptr(Unlimited), Period: m.cfg.Options.Period, Memory: ptr(Unlimited)}
 	group := Path(m.cfg.Root, ClassOf(pod), pod.UID)
 	if err := m.write(group, Files(m.cfg.Layout.Version, open)); err != nil {
 		return fmt.Errorf("lift the limits of pod %s/%s: %w", pod.Namespace, pod.Name, err)

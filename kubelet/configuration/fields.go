@@ -3,7 +3,6 @@ package configuration
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 )
@@ -20,7 +19,7 @@ var applied = []string{
 	"resolvConf", "cpuCFSQuota", "nodeStatusMaxImages", "maxOpenFiles", "contentType", "kubeAPIQPS", "kubeAPIBurst",
 	"serializeImagePulls", "maxParallelImagePulls", "evictionHard", "evictionSoft", "evictionSoftGracePeriod",
 	"evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
-	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy",
+	"podsPerCore", "protectKernelDefaults", "featureGates", "failSwapOn", "memorySwap", "cpuCFSQuotaPeriod", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy",
 	"containerLogMaxSize", "containerLogMaxFiles",
 	"containerLogMonitorInterval", "systemReserved", "kubeReserved", "reservedSystemCPUs", "systemReservedCgroup",
 	"kubeReservedCgroup", "enforceNodeAllocatable", "allowedUnsafeSysctls", "providerID", "enableSystemLogHandler", "logging",
@@ -64,9 +63,6 @@ func refusals() []refusal {
 		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
 		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
-		{"cpuCFSQuotaPeriod", func(c *conf) bool {
-			return c.CPUCFSQuotaPeriod != nil && c.CPUCFSQuotaPeriod.Duration != 0 && c.CPUCFSQuotaPeriod.Duration != 100*time.Millisecond
-		}, "100ms"},
 		{"enableControllerAttachDetach", func(c *conf) bool { return c.EnableControllerAttachDetach != nil && !*c.EnableControllerAttachDetach }, "true"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
 		{"tracing", func(c *conf) bool { return c.Tracing != nil }, "leave it out"},

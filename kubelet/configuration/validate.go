@@ -76,6 +76,8 @@ func (v *check) numbers(c *kubeletconfig.KubeletConfiguration) {
 func (v *check) words(c *kubeletconfig.KubeletConfiguration) {
 	v.oneOf("memorySwap.swapBehavior", c.MemorySwap.SwapBehavior, "", "NoSwap", "LimitedSwap")
 	v.oneOf("memoryReservationPolicy", string(c.MemoryReservationPolicy), "", string(kubeletconfig.NoneMemoryReservationPolicy), string(kubeletconfig.TieredReservationMemoryReservationPolicy))
+	slice := pointed(c.CPUCFSQuotaPeriod).Duration
+	v.failIf(slice < time.Millisecond || slice > time.Second, "cpuCFSQuotaPeriod", "%v must be between 1ms and 1sec, inclusive", slice)
 	f := c.MemoryThrottlingFactor
 	v.failIf(f != nil && (*f <= 0 || *f > 1), "memoryThrottlingFactor", "%v must be greater than 0 and less than or equal to 1.0", pointed(f))
 	v.oneOf("cpuManagerPolicy", c.CPUManagerPolicy, "none", "static")

@@ -39,6 +39,10 @@ const (
 // signals in the order in which shortages are dealt with: memory first.
 func signals() []Signal { return []Signal{Memory, NodeFs, NodeFsInodes, ImageFs, ImageInodes, PIDs} }
 
+// followed are signals of the file system of containers' layers, which is that of the node or that of the images: upstream knows them,
+// and lets the thresholds of those count, whatever is set.
+const followed = "containerfs."
+
 // Value is a measured signal.
 type Value struct{ Available, Capacity int64 }
 
@@ -82,6 +86,9 @@ func Parse(s Settings) ([]Threshold, error) {
 		soft  bool
 	}{{"evictionHard", s.Hard, false}, {"evictionSoft", s.Soft, true}} {
 		for _, name := range slices.Sorted(maps.Keys(group.list)) {
+			if strings.HasPrefix(name, followed) {
+				continue
+			}
 			t, err := parse(name, group.list[name])
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", group.field, err)

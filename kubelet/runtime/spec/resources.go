@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -29,14 +30,15 @@ func shares(milli int64) int64 {
 
 // linuxResources translates requests and limits. A missing CPU request is taken from the limit.
 func linuxResources(n *Node, requests, limits v1.ResourceList) *cri.LinuxContainerResources {
-	r := &cri.LinuxContainerResources{CpuPeriod: quotaPeriod, MemoryLimitInBytes: limits.Memory().Value()}
+	period := cmp.Or(n.QuotaPeriod, quotaPeriod)
+	r := &cri.LinuxContainerResources{CpuPeriod: period, MemoryLimitInBytes: limits.Memory().Value()}
 	cpu := limits.Cpu().MilliValue()
 	r.CpuShares = shares(cpu)
 	if request, ok := requests[v1.ResourceCPU]; ok {
 		r.CpuShares = shares(request.MilliValue())
 	}
 	if n.CPUCFSQuota && cpu > 0 {
-		r.CpuQuota = max(cpu*quotaPeriod/milliCPU, minQuota)
+		r.CpuQuota = max(cpu*period/milliCPU, minQuota)
 	}
 	return r
 }

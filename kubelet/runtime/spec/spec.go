@@ -63,6 +63,8 @@ type Node struct {
 	Memory int64
 	// CPUCFSQuota enforces CPU limits.
 	CPUCFSQuota bool
+	// QuotaPeriod is the time slice in which CPU limits count, in microseconds; 0 means 100000.
+	QuotaPeriod int64
 	// UserNamespace gives the ids of a pod that has a user namespace of its own. Optional: without it such pods are refused.
 	UserNamespace func(p *v1.Pod) (*cri.UserNamespace, error)
 	// Sets tells where a container runs. Optional.

@@ -231,6 +231,11 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s:\n got %v\nwant %v", tc.name, got, tc.want)
 		}
 	}
+	n, p := testNode(), parse(t, "spec: {containers: [{name: a, resources: {limits: {cpu: 2}}}]}")
+	n.QuotaPeriod = 5000
+	if got := Resources(n, p, &p.Spec.Containers[0]); got.CpuPeriod != 5000 || got.CpuQuota != 10000 {
+		t.Errorf("slices of 5 ms: %v", got)
+	}
 }
 
 func TestSets(t *testing.T) {
