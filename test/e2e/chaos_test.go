@@ -179,7 +179,7 @@ func TestExclusiveCPUs(t *testing.T) {
 		t.Skip("one CPU cannot be divided")
 	}
 	h := harness.NewHost(t)
-	c := &chaos{T: t, h: h, more: "cpuManagerPolicy: static\nreservedSystemCPUs: \"0\"\ncpuManagerReconcilePeriod: 1s\nevictionHard: {memory.available: 100Mi}\n"}
+	c := &chaos{T: t, h: h, more: "cpuManagerPolicy: static\nreservedSystemCPUs: \"0\"\ncpuManagerReconcilePeriod: 1s\n"}
 	c.node()
 	var restarts atomic.Int32
 	defer c.kubelet(func(n int) time.Duration { restarts.Store(int32(n)); return 15 * time.Second })()
