@@ -233,7 +233,6 @@ topologyManagerPolicy: single-numa-node
 topologyManagerScope: pod
 memoryManagerPolicy: Static
 kubeReserved: {memory: 300Mi}
-evictionHard: {memory.available: 100Mi}
 reservedMemory: [{numaNode: 0, limits: {memory: 400Mi}}]
 `}
 	c.node()
