@@ -98,17 +98,22 @@ func (w *initWalk) sidecar(i int, c *v1.Container, last *Container) {
 	probes := w.o.Probes[last.ID]
 	if c.StartupProbe != nil && probes.Startup != Success {
 		if probes.Startup == Failure {
-			w.killOne(last, CauseStartup, fmt.Sprintf("Init container %s failed startup probe", c.Name), true)
+			w.killSidecar(last, CauseStartup, "failed startup probe")
 		}
 		return
 	}
 	w.pass(i)
 	switch {
 	case last.Hash != 0 && last.Hash != Hash(c):
-		w.killOne(last, CauseChanged, fmt.Sprintf("Init container %s definition changed", c.Name), true)
+		w.killSidecar(last, CauseChanged, "definition changed")
 	case c.LivenessProbe != nil && probes.Liveness == Failure:
-		w.killOne(last, CauseLiveness, fmt.Sprintf("Init container %s failed liveness probe", c.Name), true)
+		w.killSidecar(last, CauseLiveness, "failed liveness probe")
 	default:
 		resizePlanner{w.planner}.container(c, last)
 	}
+}
+
+// killSidecar begins to stop one that is to come again, which its event does not tell.
+func (w *initWalk) killSidecar(c *Container, cause Cause, why string) {
+	w.kill(c, Kill{Cause: cause, Message: fmt.Sprintf("Init container %s %s", c.Name, why), Restart: true}, true)
 }

@@ -195,6 +195,8 @@ func (pl *planner) main(c *v1.Container) {
 	switch {
 	case last.Hash != 0 && last.Hash != Hash(c):
 		pl.killOne(last, CauseChanged, fmt.Sprintf("Container %s definition changed", c.Name), true)
+	case failing(c, probes) && !again && onlyOne(pl.d.Pod, pl.o, c):
+		pl.kill(last, Kill{Message: "Stopping container " + c.Name}, true)
 	case c.LivenessProbe != nil && probes.Liveness == Failure:
 		pl.killOne(last, CauseLiveness, fmt.Sprintf("Container %s failed liveness probe", c.Name), again)
 	case c.StartupProbe != nil && probes.Startup == Failure:
@@ -202,6 +204,34 @@ func (pl *planner) main(c *v1.Container) {
 	default:
 		resizePlanner{pl}.container(c, last)
 	}
+}
+
+// failing tells whether the container has to be stopped because of its probes.
+func failing(c *v1.Container, probes Probes) bool {
+	return (c.LivenessProbe != nil && probes.Liveness == Failure) || (c.StartupProbe != nil && probes.Startup == Failure)
+}
+
+// onlyOne tells whether no other main container of the pod runs on or comes again: with c the whole pod stops, in the pod's
+// own time, and whatever the probe's.
+func onlyOne(p *v1.Pod, o *Observed, c *v1.Container) bool {
+	for i := range p.Spec.Containers {
+		other := &p.Spec.Containers[i]
+		if other.Name == c.Name {
+			continue
+		}
+		last := o.Newest(other.Name)
+		if last == nil || last.State != Running {
+			if WantsStart(p, other, o) {
+				return false
+			}
+			continue
+		}
+		stops := failing(other, o.Probes[last.ID]) || o.Kills[last.ID].Message != ""
+		if !stops || restartsAfterKill(&p.Spec, other) {
+			return false
+		}
+	}
+	return true
 }
 
 // startOver starts a container. If it is not known whether its last instance still runs, that is stopped first.

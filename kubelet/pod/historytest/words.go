@@ -81,7 +81,7 @@ func Container(st *v1.PodStatus, name string) string {
 		if c.Name != name {
 			continue
 		}
-		out := fmt.Sprintf("id=%s image=%s started=%v ready=%v restarts=%d", c.ContainerID, c.Image, *c.Started, c.Ready, c.RestartCount)
+		out := fmt.Sprintf("id=%s image=%s started=%v ready=%v restarts=%d", c.ContainerID, c.Image, c.Started != nil && *c.Started, c.Ready, c.RestartCount)
 		if t := c.State.Terminated; t != nil {
 			out += fmt.Sprintf(" ended: %s(%d) %q", t.Reason, t.ExitCode, t.Message)
 		}

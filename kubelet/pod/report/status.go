@@ -3,6 +3,7 @@
 package report
 
 import (
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -96,11 +97,14 @@ func (s *stater) status() v1.PodStatus {
 	st.InitContainerStatuses = s.containers(spec.InitContainers, s.old.InitContainerStatuses, true)
 	st.ContainerStatuses = s.containers(spec.Containers, s.old.ContainerStatuses, false)
 	st.EphemeralContainerStatuses = s.containers(ephemeralSpecs(spec), s.old.EphemeralContainerStatuses, false)
-	if s.a.Done {
-		s.terminateUnknown(&st)
+	for i := range st.EphemeralContainerStatuses { // they have no probes: upstream says neither
+		st.EphemeralContainerStatuses[i].Ready, st.EphemeralContainerStatuses[i].Started = false, nil
 	}
 	final := s.phase(&st)
 	st.Conditions = conditioner{s}.conditions(&st, final)
+	if s.a.Done {
+		s.terminateUnknown(&st)
+	}
 	return st
 }
 
@@ -175,6 +179,7 @@ func (s *stater) addresses(st *v1.PodStatus) {
 
 // phase sets phase, reason and message. A terminal phase is told only once nothing runs and no device is held any more; until
 // then the phase stays and final says which one is coming, so that the conditions can already tell that the pod is not ready.
+// Of a pod that fails only because it is stopped, they tell what they told before.
 func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	all := append(append([]v1.ContainerStatus{}, st.ContainerStatuses...), st.InitContainerStatuses...)
 	phase := countPhase(&s.d.Pod.Spec, all, phaseFacts{
@@ -186,13 +191,22 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	if end != nil && end.Phase != "" {
 		phase = end.Phase
 	}
-	if s.a.Done && !s.d.Static && !terminal(phase) {
+	final = phase
+	stopped := s.a.Done && !s.d.Static && !terminal(phase)
+	if stopped {
 		phase = v1.PodFailed
+	}
+	failed := terminal(s.d.Pod.Status.Phase)
+	if terminal(s.old.Phase) {
+		failed = !unreadyAtEnd(&s.old)
 	}
 	for _, earlier := range []v1.PodPhase{s.old.Phase, s.d.Pod.Status.Phase} {
 		if terminal(earlier) {
 			phase = earlier
 		}
+	}
+	if !stopped || failed {
+		final = phase
 	}
 	st.Phase = phase
 	if end != nil && end.Phase != "" && phase == end.Phase {
@@ -208,7 +222,14 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	if st.Phase == s.old.Phase && st.Reason == "" && st.Message == "" {
 		st.Reason, st.Message = s.old.Reason, s.old.Message
 	}
-	return phase
+	return final
+}
+
+// unreadyAtEnd tells whether the pod was stopped as it was, and not ready for its containers' sake.
+func unreadyAtEnd(st *v1.PodStatus) bool {
+	return slices.ContainsFunc(st.Conditions, func(c v1.PodCondition) bool {
+		return c.Type == v1.ContainersReady && c.Reason == "ContainersNotReady"
+	})
 }
 
 // comingAgain names the containers that were stopped to be started again.

@@ -14,7 +14,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/pod/historytest"
 	"github.com/skiff-node/skiff/test/harness"
@@ -345,19 +344,10 @@ func (h *history) blind(command []string) {
 	}
 	h.gate = make(chan struct{})
 	h.mu.Unlock()
-	if h.poke() {
-		h.until("the kubelet looks at the pod", func() (bool, string) { return h.held > 0, h.log() })
-	}
-}
-
-// poke makes the kubelet look at the pod, by a change of no consequence. It returns false when that cannot be done.
-func (h *history) poke() bool {
-	if h.static {
-		return false
-	}
-	text := fmt.Sprintf(`{"metadata":{"annotations":{"poked":%q}}}`, time.Now().Format(time.RFC3339Nano))
-	_, err := h.n.client.CoreV1().Pods(h.ns).Patch(context.Background(), h.script.Pod.Name, types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{})
-	return err == nil
+	h.until("the kubelet looks at the pod", func() (bool, string) {
+		h.n.relay.poke(h)
+		return h.held > 0, h.log()
+	})
 }
 
 func (h *history) look() {

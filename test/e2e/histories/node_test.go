@@ -5,7 +5,6 @@ package histories
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +44,7 @@ cgroupRoot: %s
 staticPodPath: ` + staticDir + `
 fileCheckFrequency: 1s
 eventRecordQPS: 0
+evictionHard: {memory.available: 1Mi, nodefs.available: 1%%, nodefs.inodesFree: 1%%, imagefs.available: 1%%}
 authentication: {x509: {clientCAFile: /var/lib/skiff/pki/ca.crt}}
 tlsCertFile: /var/lib/skiff/pki/kubelet-serving.crt
 tlsPrivateKeyFile: /var/lib/skiff/pki/kubelet-serving.key
@@ -68,9 +68,9 @@ func newNode(t *testing.T) *node {
 	n.write("/etc/skiff/cri.toml", fmt.Sprintf("cgroup = %q\nkeeper = %q\n", n.h.CgroupRoot+"/skiff", filepath.Join(n.h.BinDir, "skiff-keeper")))
 	n.write("/etc/skiff/kubelet.yaml", fmt.Sprintf(kubeletConfig, n.h.CgroupRoot))
 	n.write(staticDir+"/.keep", "")
-	n.daemon("cri", filepath.Join(n.h.BinDir, "skiff-cri"))
-	n.daemon("server", filepath.Join(n.h.BinDir, "skiff"), "server", "--disable-agent", "--cgroup-root", n.h.CgroupRoot, "--node-name", n.h.Name, "--node-ip", n.h.IP)
-	n.await("/run/skiff/images.sock")
+	harness.Daemon(n.h, "cri", filepath.Join(n.h.BinDir, "skiff-cri"))
+	harness.Daemon(n.h, "server", filepath.Join(n.h.BinDir, "skiff"), "server", "--disable-agent", "--cgroup-root", n.h.CgroupRoot, "--node-name", n.h.Name, "--node-ip", n.h.IP)
+	harness.Await(n.h, "/run/skiff/images.sock")
 	n.importImages()
 	conn := n.dial("/run/skiff/cri.sock")
 	n.runtime = cri.NewRuntimeServiceClient(conn)
@@ -91,33 +91,6 @@ func (n *node) write(path, text string) {
 		n.Fatal(err)
 	}
 }
-
-func (n *node) await(path string) {
-	n.Helper()
-	harness.Eventually(n, patience, path+" exists", func() (bool, string) {
-		_, err := os.Stat(n.h.Path(path))
-		return err == nil, fmt.Sprint(err)
-	})
-}
-
-// daemon starts a program that the end of the host ends.
-func (n *node) daemon(name string, argv ...string) *exec.Cmd {
-	n.Helper()
-	cmd := n.h.Command(context.Background(), argv[0], argv[1:]...)
-	log, err := os.OpenFile(n.log(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		n.Fatal(err)
-	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		n.Fatalf("start %s: %v", name, err)
-	}
-	go cmd.Wait()
-	return cmd
-}
-
-func (n *node) log(name string) string { return filepath.Join(n.h.Dir, name+".log") }
 
 // importImages gives the runtime the probe under both names.
 func (n *node) importImages() {
@@ -152,7 +125,7 @@ func (n *node) dial(socket string) *grpc.ClientConn {
 // connect makes the client of the API server, which dials from inside the host.
 func (n *node) connect() {
 	n.Helper()
-	n.await("/etc/skiff/admin.kubeconfig")
+	harness.Await(n.h, "/etc/skiff/admin.kubeconfig")
 	raw, err := os.ReadFile(n.h.Path("/etc/skiff/admin.kubeconfig"))
 	if err != nil {
 		n.Fatal(err)
@@ -162,13 +135,7 @@ func (n *node) connect() {
 		n.Fatal(err)
 	}
 	config.QPS, config.Burst = -1, -1
-	config.Dial = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = n.h.InNetwork(func() error {
-			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
-			return err
-		})
-		return conn, err
-	}
+	config.Dial = harness.Dial(n.h)
 	if n.client, err = kubernetes.NewForConfig(config); err != nil {
 		n.Fatal(err)
 	}
@@ -178,11 +145,22 @@ func (n *node) connect() {
 	})
 }
 
+// startKubelet starts one that is no daemon of the host's: it will be killed.
 func (n *node) startKubelet() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.kubelet = n.daemon("kubelet", filepath.Join(n.h.BinDir, "skiff-kubelet"), "--config=/etc/skiff/kubelet.yaml",
+	log, err := os.OpenFile(filepath.Join(n.h.Dir, "kubelet.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.Fatal(err)
+	}
+	defer log.Close()
+	n.kubelet = n.h.Command(context.Background(), filepath.Join(n.h.BinDir, "skiff-kubelet"), "--config=/etc/skiff/kubelet.yaml",
 		"--kubeconfig=/var/lib/skiff/pki/kubelet.kubeconfig", "--root-dir=/var/lib/skiff/kubelet", "--hostname-override="+n.h.Name, "--node-ip="+n.h.IP)
+	n.kubelet.Stdout, n.kubelet.Stderr, n.kubelet.SysProcAttr = log, log, &syscall.SysProcAttr{Setsid: true}
+	if err := n.kubelet.Start(); err != nil {
+		n.Fatalf("start the kubelet: %v", err)
+	}
+	go n.kubelet.Wait()
 }
 
 // killKubelet kills it, as it is, and waits until it is gone.

@@ -169,10 +169,13 @@ func (h *history) settle() {
 		h.mu.Lock()
 		before := h.looks
 		h.mu.Unlock()
-		if !h.poke() {
-			return
-		}
-		h.until("the kubelet looks at the pod", func() (bool, string) { return h.gone || h.looks > before, h.log() })
+		h.until("the kubelet looks at the pod", func() (bool, string) {
+			if h.looks > before || h.gone {
+				return true, ""
+			}
+			h.n.relay.poke(h)
+			return false, h.log()
+		})
 	}
 }
 

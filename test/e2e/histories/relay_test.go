@@ -88,6 +88,9 @@ type relay struct {
 	mu   sync.Mutex
 	pods map[string]*history // by the pod's UID in the runtime
 	ids  map[string]owner    // by ID of container or sandbox
+
+	sending sync.Mutex        // guards what follows
+	events  grpc.ServerStream // by which the kubelet is told of events; nil when it does not listen
 }
 
 // owner is the history that a container or sandbox belongs to.
@@ -152,6 +155,28 @@ func (r *relay) pass(_ any, kubelet grpc.ServerStream) error {
 	return err
 }
 
+// poke tells the kubelet that something has happened to the pods of a history, so that it looks at them.
+func (r *relay) poke(h *history) {
+	r.mu.Lock()
+	var uids []string
+	for uid, owner := range r.pods {
+		if owner == h {
+			uids = append(uids, uid)
+		}
+	}
+	r.mu.Unlock()
+	r.sending.Lock()
+	defer r.sending.Unlock()
+	for _, uid := range uids {
+		event, err := proto.Marshal(&cri.ContainerEventResponse{ContainerEventType: cri.ContainerEventType_CONTAINER_STARTED_EVENT,
+			PodSandboxStatus: &cri.PodSandboxStatus{Metadata: &cri.PodSandboxMetadata{Uid: uid}}})
+		message := frame(event)
+		if err == nil && r.events != nil {
+			_ = r.events.SendMsg(&message) // one that was killed hears nothing
+		}
+	}
+}
+
 // patient gives a container more time to stop than the kubelet does: when it ends the script says, which may be held up.
 func patient(raw frame) (frame, error) {
 	m, err := decode[cri.StopContainerRequest](raw)
@@ -181,10 +206,21 @@ func (r *relay) forward(ctx context.Context, method string, request frame, kubel
 			return nil, err
 		}
 		last = answer
-		if err := kubelet.SendMsg(&answer); err != nil {
+		if err := r.answer(method, kubelet, &answer); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// answer sends one message to the kubelet. Where events go poke may send, too.
+func (r *relay) answer(method string, kubelet grpc.ServerStream, message *frame) error {
+	if path.Base(method) != "GetContainerEvents" {
+		return kubelet.SendMsg(message)
+	}
+	r.sending.Lock()
+	defer r.sending.Unlock()
+	r.events = kubelet
+	return kubelet.SendMsg(message)
 }
 
 func decode[M any, P interface {
