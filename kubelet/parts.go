@@ -165,6 +165,8 @@ func (k *cgroups) EnsurePod(p *v1.Pod) (string, error) {
 	return k.cgroups.Load().EnsurePod(p)
 }
 
+func (k *cgroups) Adopt(p *v1.Pod) { k.cgroups.Load().Adopt(p) }
+
 func (k *cgroups) ResizePod(p *v1.Pod, change func() error) error {
 	defer k.took("update", time.Now())
 	return k.cgroups.Load().ResizePod(p, change)

@@ -203,3 +203,41 @@ func TestProtection(t *testing.T) {
 		t.Errorf("%d, %d", guaranteed, burstable)
 	}
 }
+
+// TestAdopt: pods that were started before this kubelet weigh, and are protected, as if it had started them.
+func TestAdopt(t *testing.T) {
+	root := t.TempDir()
+	trees := map[string]string{"cpu": root, "memory": root, "pids": root}
+	start := func() *Manager {
+		m, err := New(Config{Layout: Layout{Version: V2, Trees: trees, Roots: []string{root}}, Options: Options{Tiered: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.EnsureNode(); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	ensure := func(m *Manager, uid types.UID, p *v1.Pod) {
+		p.UID = uid
+		if _, err := m.EnsurePod(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(when, weight, low string) {
+		t.Helper()
+		for file, want := range map[string]string{"cpu.weight": weight, "memory.low": low} {
+			if got, err := os.ReadFile(filepath.Join(root, "kubepods/burstable", file)); err != nil || string(got) != want {
+				t.Errorf("%s: %s is %q, want %q; %v", when, file, got, want, err)
+			}
+		}
+	}
+	old := podOf("cpu=4 memory=4Ki", "")
+	ensure(start(), "old", old)
+	check("before", fmt.Sprint(Weight(Shares(4000))), "4096")
+	m := start()
+	check("after the start", fmt.Sprint(Weight(Shares(4000))), "4096")
+	m.Adopt(old)
+	ensure(m, "new", podOf("cpu=1 memory=1Ki", ""))
+	check("with another pod", fmt.Sprint(Weight(Shares(5000))), "5120")
+}

@@ -115,7 +115,11 @@ func (m *Manager) EnsureNode() error {
 	}
 	least := Files(m.cfg.Layout.Version, Limits{Shares: ptr(minShares)})
 	for _, tier := range []string{burstable, bestEffort} {
-		if err := m.ensure(filepath.Join(all, tier), least); err != nil {
+		group, files := filepath.Join(all, tier), least
+		if tier == burstable && m.exists(group) {
+			files = nil // its pods may run: it keeps its weight until they are adopted
+		}
+		if err := m.ensure(group, files); err != nil {
 			return fmt.Errorf("make the cgroup of %s pods: %w", tier, err)
 		}
 	}
@@ -139,11 +143,29 @@ func (m *Manager) EnsurePod(pod *v1.Pod) (cgroupParent string, err error) {
 	if err := m.ensure(group, files); err != nil {
 		return "", fmt.Errorf("make the cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
+	m.count(pod, files)
+	return group, nil
+}
+
+// Adopt counts a pod that a kubelet before this one has started, for the tiers weigh and protect what their pods ask for together.
+// The pod's own group is left as it is: it may be about to be resized.
+func (m *Manager) Adopt(pod *v1.Pod) {
+	if m.cfg.Systemd {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.pods[pod.UID]; !ok {
+		m.count(pod, nil)
+	}
+}
+
+// count takes in what a pod asks for, and what was written to its group. m.mu is held.
+func (m *Manager) count(pod *v1.Pod, files []File) {
 	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
-	m.pods[pod.UID] = podState{class, requests.Cpu().MilliValue(), requests.Memory().Value(), files}
+	m.pods[pod.UID] = podState{ClassOf(pod), requests.Cpu().MilliValue(), requests.Memory().Value(), files}
 	m.weighBurstable()
 	m.protect()
-	return group, nil
 }
 
 // ResizePod gives the pod's group the limits of pod, and runs change, which gives its containers theirs, in between: a
@@ -164,10 +186,7 @@ func (m *Manager) ResizePod(pod *v1.Pod, change func() error) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
-	m.pods[pod.UID] = podState{ClassOf(pod), requests.Cpu().MilliValue(), requests.Memory().Value(), Files(m.cfg.Layout.Version, limits)}
-	m.weighBurstable()
-	m.protect()
+	m.count(pod, Files(m.cfg.Layout.Version, limits))
 	return failed
 }
 

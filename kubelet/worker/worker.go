@@ -69,6 +69,8 @@ type Volumes interface {
 // Cgroups makes a pod's cgroup.
 type Cgroups interface {
 	EnsurePod(p *v1.Pod) (parent string, err error)
+	// Adopt takes in a pod that a kubelet before this one has started.
+	Adopt(p *v1.Pod)
 	RemovePod(ctx context.Context, uid types.UID) error
 	// ResizePod gives the pod's cgroup the limits of p. While change runs they bound both what was and what will be.
 	ResizePod(p *v1.Pod, change func() error) error
@@ -285,6 +287,9 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 		}
 		return time.Now().Add(afterError), false
 	}
+	if !w.view.made && alive(&o) {
+		w.cfg.Cgroups.Adopt(d.Pod)
+	}
 	resizer{w}.see(&d, &o)
 	resizer{w}.keep(&o)
 	w.probe(d.Pod, &o)
@@ -306,6 +311,12 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 		return acts.Again, false
 	}
 	return finisher{w}.finish(ctx, &d, &o)
+}
+
+// alive tells whether anything of the pod runs.
+func alive(o *pod.Observed) bool {
+	return slices.ContainsFunc(o.Sandboxes, func(s pod.Sandbox) bool { return s.Ready }) ||
+		slices.ContainsFunc(o.Containers, func(c pod.Container) bool { return c.State == pod.Running })
 }
 
 // observe takes in what the runtime has of the pod, as it was last seen if nothing has happened since.

@@ -43,6 +43,7 @@ type node struct {
 	failing  map[string]error // by step
 	updates  []string         // of running containers
 	told     []string         // what the runtime was told of the sandbox
+	adopted  []types.UID      // cgroups that were taken over
 	asked    int              // how often the runtime was asked what it has
 }
 
@@ -235,6 +236,12 @@ func (n *node) EnsurePod(p *v1.Pod) (string, error) {
 	defer n.mu.Unlock()
 	n.cgroups[p.UID] = true
 	return "/kubepods", nil
+}
+
+func (n *node) Adopt(p *v1.Pod) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.adopted = append(n.adopted, p.UID)
 }
 
 func (n *node) RemovePod(_ context.Context, uid types.UID) error {
@@ -555,6 +562,9 @@ func TestRestart(t *testing.T) {
 		synctest.Wait()
 		if len(n.containers) != 1 || n.containers[0].ID != before || n.phase("u") != v1.PodRunning {
 			t.Errorf("%+v", n.containers)
+		}
+		if !slices.Equal(n.adopted, []types.UID{"u"}) {
+			t.Errorf("cgroups taken over: %v", n.adopted)
 		}
 		cancel()
 		if err := <-done; err != nil {
