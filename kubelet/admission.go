@@ -36,7 +36,7 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 
 // preemption makes room for critical pods.
 func (k *admission) preemption() preempt.Admission {
-	return preempt.Admission{Config: preempt.Config{Pods: k.pool.Pods, Evict: k.pool.Evict, Event: k.events.Warning, Preempted: k.metrics.Pods.Preempted}}
+	return preempt.Admission{Config: preempt.Config{Pods: k.pool.Pods, Evict: k.pool.Evict, Event: k.events.Warning, Preempted: k.metrics.Pods.Preempted, Stopped: k.stopped}}
 }
 
 // refuse is how a pod ends that the node does not take in.

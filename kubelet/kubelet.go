@@ -55,12 +55,18 @@ type Kubelet struct {
 	statuses *status.Writer
 	pool     *worker.Pool
 	source   *source.Source
-	sourced  chan struct{} // closed once all sources have been read
+	milestones
 	services *services
 	node     *node.Manager // nil without an API server
 	guard    *guard
 	server   *server.Server
 	loops    map[string]func(context.Context) error // what else runs: renewal of certificates, rotation of logs
+}
+
+// milestones are closed when they are reached.
+type milestones struct {
+	sourced chan struct{} // all sources have been read
+	stopped chan struct{} // Run is to end
 }
 
 // New checks the configuration and wires the parts. Nothing runs and nothing is changed yet.
@@ -69,7 +75,7 @@ func New(cfg Config) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubelet{cfg: cfg, log: cfg.Log, sourced: make(chan struct{}), instruments: newInstruments(&cfg),
+	k := &Kubelet{cfg: cfg, log: cfg.Log, milestones: milestones{make(chan struct{}), make(chan struct{})}, instruments: newInstruments(&cfg),
 		loops: map[string]func(context.Context) error{}}
 	rc, err := restConfig(&cfg)
 	if err != nil {
@@ -191,6 +197,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(ctx, func() { close(k.stopped) })
 	for name, run := range k.parts() {
 		group.Go(func() error {
 			err := run(ctx)

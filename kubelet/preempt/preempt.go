@@ -33,6 +33,8 @@ type Config struct {
 	Event func(p *v1.Pod, container, reason, format string, args ...any)
 	// Preempted is told of each pod that had to go, and for which resource first.
 	Preempted func(signal string)
+	// Stopped is closed when the kubelet ends: then nobody ends pods any more, and they are not waited for.
+	Stopped <-chan struct{}
 }
 
 // Admission decides about new pods, and makes room for critical ones.
@@ -88,13 +90,20 @@ func (a Admission) await(victims []*v1.Pod) {
 		most = max(most, grace(v)*3/2)
 		left[v.UID] = true
 	}
-	for began := time.Now(); time.Since(began) < most; time.Sleep(look) {
+	beat := time.NewTicker(look)
+	defer beat.Stop()
+	for began := time.Now(); time.Since(began) < most; {
 		running := false
 		for _, p := range a.Pods() {
 			over := p.Status.Phase == v1.PodFailed || p.Status.Phase == v1.PodSucceeded
 			running = running || (left[p.UID] && !over)
 		}
 		if !running {
+			return
+		}
+		select {
+		case <-beat.C:
+		case <-a.Stopped:
 			return
 		}
 	}

@@ -129,3 +129,25 @@ func TestCheck(t *testing.T) {
 		}
 	})
 }
+
+// TestCheckStops: a kubelet that ends does not wait for pods that nobody ends any more.
+func TestCheckStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		active, stopped := all("b cpu=1"), make(chan struct{})
+		a := Admission{Config{
+			Pods:      func() []*v1.Pod { return active },
+			Evict:     func(types.UID, pod.End) bool { return true },
+			Event:     func(*v1.Pod, string, string, string, ...any) {},
+			Preempted: func(string) {},
+			Stopped:   stopped,
+		}}
+		time.AfterFunc(time.Second, func() { close(stopped) })
+		began := time.Now()
+		if r := a.Check(asks("new cpu=1 priority=2000000000"), false, active, node("1200m", "8Gi", "10")); r != nil {
+			t.Errorf("refused for good: %+v", r)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}

@@ -148,7 +148,9 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 		}
 	}
 	pl.workers[p.UID] = w
-	w.freed = func() { pl.retryResizes(triggerTerminated) }
+	w.freed = func() { // beside the worker: a pod that is being taken in may hold the turn for long
+		pl.group.Go(func() { pl.retryResizes(triggerTerminated) })
+	}
 	pl.regrant(w, triggerAdded)
 	if pl.cfg.Register != nil && w.end == nil {
 		pl.cfg.Register(p)

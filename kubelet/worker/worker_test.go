@@ -686,3 +686,46 @@ func TestOver(t *testing.T) {
 		}
 	})
 }
+
+// TestEndsDuringAdmission: that a pod is over is told at once, also while another pod is being taken in and cannot be asked what it
+// leaves free for those that wait for a resize.
+func TestEndsDuringAdmission(t *testing.T) {
+	n := newNode()
+	admitting, admitted := make(chan bool), make(chan bool)
+	n.pool.cfg.Admit = func(p *v1.Pod, _ bool, _ []*v1.Pod) *pod.End {
+		if p.UID == "late" {
+			close(admitting)
+			<-admitted
+		}
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- n.pool.Run(ctx) }()
+	p := testPod("a")
+	p.Spec.RestartPolicy = v1.RestartPolicyNever
+	n.pool.Update(p, false)
+	reach(t, n, v1.PodRunning)
+	late := testPod("a")
+	late.UID, late.Name = "late", "late"
+	go n.pool.Update(late, false)
+	<-admitting
+	n.exit("a", 0)
+	reach(t, n, v1.PodSucceeded)
+	close(admitted)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// reach waits until the pod u was told to be in the phase.
+func reach(t *testing.T, n *node, phase v1.PodPhase) {
+	t.Helper()
+	for began := time.Now(); n.phase("u") != phase; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Errorf("the pod is %s, not %s", n.phase("u"), phase)
+			return
+		}
+	}
+}
