@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,10 +125,14 @@ func (r puller) pull(ctx context.Context, image *cri.ImageSpec, candidates []can
 			continue
 		}
 		found, err := r.pulled(ctx, resp.ImageRef, [2]time.Duration{time.Since(began) - waited, time.Since(began)})
-		r.cfg.Pulls.Pulled(r.image, cmp.Or(found.GetId(), resp.ImageRef), one.proof)
+		if found != nil { // else it is not known by which ID the image will be found
+			r.cfg.Pulls.Pulled(r.image, found.Id, one.proof)
+		}
 		return found, err
 	}
-	r.cfg.Pulls.Failed(r.image)
+	if ctx.Err() == nil { // else the runtime may have finished what is no longer waited for
+		r.cfg.Pulls.Failed(r.image)
+	}
 	msg := fmt.Sprintf("failed to pull image %q: %v", r.image, errors.Join(errs...))
 	r.cfg.Events.Warning(p, c.Name, "Failed", "Failed to pull image %q: %v", r.image, errors.Join(errs...))
 	return nil, &Fault{Reason: ErrImagePull, Message: msg}

@@ -70,7 +70,8 @@ func New(cfg Config) (*Records, error) {
 	return &Records{cfg: cfg, pulling: map[string]int{}}, nil
 }
 
-// Intend notes that the image, as the pod names it, is about to be pulled. Each call is followed by one of Pulled or Failed.
+// Intend notes that the image, as the pod names it, is about to be pulled. Each call is followed by one of Pulled or Failed, or by
+// neither when nobody knows what became of the pull: then the image does not count as preloaded either.
 func (r *Records) Intend(image string) error {
 	if r == nil {
 		return nil
