@@ -79,10 +79,13 @@ func run(ctx context.Context, cfg kubelet.Config) error {
 	return k.Run(ctx)
 }
 
-// values are those of all flags, for /flagz. None of them is a secret.
+// values are those of all flags, for /flagz. One may be a secret: it is how this node logs in where its pods come from.
 func values(f *pflag.FlagSet) map[string]string {
 	all := map[string]string{}
 	f.VisitAll(func(flag *pflag.Flag) { all[flag.Name] = flag.Value.String() })
+	if f.Changed("manifest-url-header") {
+		all["manifest-url-header"] = "<masked>"
+	}
 	return all
 }
 

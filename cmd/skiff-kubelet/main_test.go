@@ -45,6 +45,18 @@ func TestEveryFlagOfUpstream(t *testing.T) {
 	}
 }
 
+// TestValuesHideSecrets: /flagz does not show what the node logs in with.
+func TestValuesHideSecrets(t *testing.T) {
+	fs := command().Flags()
+	if err := fs.Parse([]string{"--manifest-url-header=Authorization:Bearer abc", "--root-dir=/r"}); err != nil {
+		t.Fatal(err)
+	}
+	all := values(fs)
+	if all["root-dir"] != "/r" || all["manifest-url-header"] != "<masked>" {
+		t.Errorf("%q, %q", all["root-dir"], all["manifest-url-header"])
+	}
+}
+
 func TestLabels(t *testing.T) {
 	got, err := parseLabels("a=b,node.kubernetes.io/x=1, node-role=y,topology.kubernetes.io/zone=z,x.kubelet.kubernetes.io/q=")
 	if err != nil || len(got) != 5 || got["node-role"] != "y" {

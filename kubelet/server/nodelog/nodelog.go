@@ -6,7 +6,9 @@
 //	/logs/?query=foo             the service foo: the journal's unit foo.service, else foo, foo.log or foo/foo.log below /var/log
 //	      &sinceTime= &untilTime= &tailLines= &pattern= &boot=     for the journal only
 //
-// Files are found through a descriptor of the directory, so that no path and no link leads out of it.
+// A query finds files through a descriptor of the directory: no path and no link leads out of it. Without one, links are followed
+// wherever they lead, since a runtime's logs below containers/ are absolute ones: whoever may see a node's logs and change that
+// directory, as a pod that mounts it, sees all of the node's files.
 package nodelog
 
 import (
@@ -18,7 +20,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"path"
 	"strings"
 	"time"
 )
@@ -63,8 +65,7 @@ func Handler(cfg Config) http.Handler {
 			return
 		}
 		if len(q.files) == 1 {
-			r.URL.Path = filepath.ToSlash(q.files[0])
-			files.ServeHTTP(w, r)
+			one(w, r, cfg.Dir, q.files[0])
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)
@@ -79,6 +80,17 @@ func Handler(cfg Config) http.Handler {
 		}
 		services{cfg, q}.write(ctx, out)
 	}))
+}
+
+// one serves a file that has been found in the directory, or lists a directory, if it is there still.
+func one(w http.ResponseWriter, r *http.Request, dir, file string) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotAcceptable)
+		return
+	}
+	defer root.Close()
+	http.ServeFileFS(w, r, root.FS(), strings.TrimPrefix(path.Clean("/"+file), "/"))
 }
 
 // services writes the logs of the services that a query names. What goes wrong is told in the text: the answer has begun.
@@ -130,16 +142,16 @@ func (s services) journal(ctx context.Context, w io.Writer, units []string) {
 // file writes the first there is of name, name.log and name/name.log.
 func (s services) file(ctx context.Context, w io.Writer, name string) error {
 	err := os.ErrNotExist
-	for _, path := range []string{name, name + ".log", name + "/" + name + ".log"} {
-		if err = copyFile(ctx, w, s.Dir, path); !errors.Is(err, os.ErrNotExist) {
+	for _, file := range []string{name, name + ".log", name + "/" + name + ".log"} {
+		if err = copyFile(ctx, w, s.Dir, file); !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	return err
 }
 
-func copyFile(ctx context.Context, w io.Writer, dir, path string) error {
-	f, err := os.OpenInRoot(dir, path)
+func copyFile(ctx context.Context, w io.Writer, dir, file string) error {
+	f, err := os.OpenInRoot(dir, file)
 	if err != nil {
 		return err
 	}
