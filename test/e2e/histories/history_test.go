@@ -176,7 +176,7 @@ func (h *history) do(l historytest.Line) {
 	case "plan":
 		h.plan(l.Answer)
 	case "status":
-		if next := h.next(); next == nil || next[0] != "status" { // else it passes by at once
+		if next := h.next(); next == nil || (next[0] != "status" && next[0] != "idle") { // else it passes by at once
 			h.status(l.Answer)
 		}
 	case "condition":

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // orders is where a container that obeys listens. A test on the same machine reaches it through /proc/PID/root.
@@ -129,6 +130,9 @@ func ask(args []string) error {
 		return errors.New("ask: one name")
 	}
 	c, err := net.Dial("unix", orders)
+	for begun := time.Now(); err != nil && time.Since(begun) < time.Minute; c, err = net.Dial("unix", orders) {
+		time.Sleep(10 * time.Millisecond) // the program is about to start
+	}
 	if err != nil {
 		return err
 	}
