@@ -48,7 +48,10 @@ func (a Admission) Check(p *v1.Pod, static bool, active []*v1.Pod, n admit.Node)
 	}
 	needs, unbounded := admit.Lacking(p, active, n), n
 	unbounded.Allocatable = nil
-	if other := admit.Check(p, static, active, unbounded); other != nil || len(needs) == 0 {
+	if other := admit.Check(p, static, active, unbounded); other != nil {
+		return other // what stands in the way whatever room there is
+	}
+	if len(needs) == 0 {
 		return refusal
 	}
 	victims, err := Choose(p, active, needs)

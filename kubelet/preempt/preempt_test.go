@@ -119,6 +119,11 @@ func TestCheck(t *testing.T) {
 		if r := a.Check(elsewhere, false, active, n); r == nil || r.Reason != "PodOSNotSupported" || len(told) != 0 {
 			t.Errorf("refused for another reason too: %+v, %v", r, told)
 		}
+		picky, named := asks("new cpu=1 priority=2000000000"), n
+		picky.Spec.NodeSelector, named.Object = map[string]string{"disk": "fast"}, &v1.Node{}
+		if r := a.Check(picky, false, active, named); r == nil || r.Reason != "NodeAffinity" || len(told) != 0 {
+			t.Errorf("refused for another reason as well, which room does not help: %+v, %v", r, told)
+		}
 		began := time.Now()
 		if r := a.Check(asks("new cpu=1 priority=2000000000"), false, active, n); r != nil {
 			t.Fatalf("%+v", r)
