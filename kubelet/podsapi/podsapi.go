@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	api "k8s.io/kubelet/pkg/apis/pods/v1alpha1"
@@ -69,11 +70,16 @@ func New(cfg Config) *Server {
 	return &Server{Statuses: cfg.Statuses, cfg: cfg, pods: map[types.UID]*v1.Pod{}, watchers: map[*watcher]bool{}}
 }
 
-// Set takes in a status and passes it on.
+// Set takes in a status, if it is news, and passes it on.
 func (s *Server) Set(p *v1.Pod, st v1.PodStatus) {
-	seen := *p // as versions of pods are never changed, the rest may be shared
-	st.DeepCopyInto(&seen.Status)
-	s.changed(p.UID, &seen)
+	s.mu.Lock()
+	old := s.pods[p.UID]
+	s.mu.Unlock()
+	if old == nil || old.ResourceVersion != p.ResourceVersion || !equality.Semantic.DeepEqual(old.Status, st) {
+		seen := *p // as versions of pods are never changed, the rest may be shared
+		st.DeepCopyInto(&seen.Status)
+		s.changed(p.UID, &seen)
+	}
 	s.Statuses.Set(p, st)
 }
 

@@ -121,6 +121,9 @@ func TestWatch(t *testing.T) {
 	expect(api.EventType_INITIAL_SYNC_COMPLETE, "")
 	s.Set(a, phase(v1.PodRunning))
 	expect(api.EventType_MODIFIED, `n/a Running on "node"`)
+	for range 3 { // a worker tells what it finds each time
+		s.Set(a, phase(v1.PodRunning))
+	}
 	s.Set(pod("b"), phase(v1.PodPending))
 	expect(api.EventType_ADDED, `n/b Pending on "node"`)
 	s.Forget(a.UID)
