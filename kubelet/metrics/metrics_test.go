@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -217,7 +219,7 @@ func TestRequests(t *testing.T) {
 		resp.Body.Close()
 	}
 	host := strings.TrimPrefix(server.URL, "http://")
-	done := k.Server.Request(httptest.NewRequest(http.MethodGet, "/pods", nil), "pods", false)
+	done := k.Server.Request(httptest.NewRequest(http.MethodGet, "/pods", nil))
 	has(t, &k.Main, `rest_client_requests_total{code="404",host="`+host+`",method="GET"} 2`, `rest_client_request_duration_seconds_count{host="`+host+`",verb="GET"} 1`,
 		`kubelet_http_inflight_requests{long_running="false",method="GET",path="pods",server_type="readwrite"} 1`)
 	done()
@@ -249,5 +251,34 @@ func TestSizeClass(t *testing.T) {
 		if got := sizeClass(bytes); got != want {
 			t.Errorf("%d: %s, want %s", bytes, got, want)
 		}
+	}
+}
+
+// TestUnknownRequests: requests that name what there is not, as strangers may send them, are counted together.
+func TestUnknownRequests(t *testing.T) {
+	k := NewKubelet()
+	for i := range 100 {
+		k.Server.Request(httptest.NewRequest("M"+strconv.Itoa(i), "/x"+strconv.Itoa(i)+"/y", nil))()
+	}
+	for _, path := range []string{"/metrics/cadvisor", "/metrics/z", "/exec/n/p/c"} {
+		k.Server.Request(httptest.NewRequest(http.MethodGet, path, nil))()
+	}
+	w := httptest.NewRecorder()
+	k.Main.WriteText(w)
+	var got []string
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, "kubelet_http_requests_total{") {
+			got = append(got, strings.TrimSpace(strings.TrimPrefix(line, "kubelet_http_requests_total")))
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		`{long_running="false",method="GET",path="metrics/cadvisor",server_type="readwrite"} 1`,
+		`{long_running="false",method="GET",path="other",server_type="readwrite"} 1`,
+		`{long_running="false",method="other",path="other",server_type="readwrite"} 100`,
+		`{long_running="true",method="GET",path="exec",server_type="readwrite"} 1`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }

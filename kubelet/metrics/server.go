@@ -3,6 +3,7 @@ package metrics
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,9 +26,14 @@ func newServer(s *Set) *Server {
 	}
 }
 
-// Request counts a request, and returns what is to be called at its end. path is the first part of its path.
-func (m *Server) Request(r *http.Request, path string, long bool) (done func()) {
-	labels := []string{"long_running", strconv.FormatBool(long), "method", r.Method, "path", path, "server_type", "readwrite"}
+// Request counts a request, and returns what is to be called at its end. It may come from anybody: what it names is counted only
+// if it is known, else as other, so that nobody fills the memory with names.
+func (m *Server) Request(r *http.Request) (done func()) {
+	path, method := known(r.URL.Path), r.Method
+	if !slices.Contains(methods, method) {
+		method = "other"
+	}
+	labels := []string{"long_running", strconv.FormatBool(slices.Contains(long, path)), "method", method, "path", path, "server_type", "readwrite"}
 	m.requests.Inc(labels...)
 	m.inflight.Add(1, labels...)
 	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
@@ -38,6 +44,27 @@ func (m *Server) Request(r *http.Request, path string, long bool) (done func()) 
 		m.inflight.Add(-1, labels...)
 		m.took.Observe(time.Since(began), labels...)
 	}
+}
+
+// What is counted by its name, upstream's lists; long are the paths of requests that last.
+var (
+	methods = []string{"OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT"}
+	paths   = []string{"allocatedPods", "attach", "checkpoint", "configz", "containerLogs", "debug", "exec", "flagz", "healthz", "logs", "metrics",
+		"metrics/cadvisor", "metrics/probes", "metrics/resource", "pods", "portForward", "pprof", "run", "runningpods", "stats", "statusz"}
+	long = []string{"exec", "attach", "portForward", "debug"}
+)
+
+// known is the first part of a path, of metrics the first two, or other.
+func known(path string) string {
+	parts := strings.SplitN(strings.TrimPrefix(path, "/"), "/", 3)
+	name := parts[0]
+	if name == "metrics" && len(parts) > 1 {
+		name += "/" + parts[1]
+	}
+	if !slices.Contains(paths, name) {
+		return "other"
+	}
+	return name
 }
 
 // API counts the kubelet's requests to the API server. They are counted where they are sent, so that other clients in the

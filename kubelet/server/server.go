@@ -19,8 +19,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -215,8 +213,7 @@ func (s *Server) tlsConfig() *tls.Config {
 // guard lets a request through when its sender is known and allowed.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		root, _, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
-		defer s.cfg.Metrics.Request(r, root, slices.Contains([]string{"exec", "attach", "portForward", "debug"}, root))()
+		defer s.cfg.Metrics.Request(r)()
 		who, err := s.auth.who(r)
 		if err != nil {
 			s.cfg.Log.Debug("request refused: not authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
