@@ -3,6 +3,7 @@ package metrics
 import (
 	"math"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -22,6 +23,7 @@ type Kubelet struct {
 	Devices *Devices
 
 	probes          *Counter
+	probed          sync.Map // [2]string of namespace and name of the pods that have been probed, by UID
 	probeDuration   *Histogram
 	checks          *Counter
 	healthy         *Gauge
@@ -64,6 +66,9 @@ type Probe struct {
 
 // Probed counts a check.
 func (k *Kubelet) Probed(p Probe) {
+	if _, ok := k.probed.Load(p.UID); !ok {
+		k.probed.Store(p.UID, [2]string{p.Namespace, p.Pod})
+	}
 	k.probes.Inc("container", p.Container, "namespace", p.Namespace, "pod", p.Pod, "pod_uid", p.UID, "probe_type", p.Kind, "result", p.Result)
 	k.probeDuration.Observe(p.Took, "container", p.Container, "namespace", p.Namespace, "pod", p.Pod, "probe_type", p.Kind)
 }
@@ -71,6 +76,10 @@ func (k *Kubelet) Probed(p Probe) {
 // Forget drops what is about a pod that is gone.
 func (k *Kubelet) Forget(uid string) {
 	k.Probes.Forget("pod_uid", uid)
+	if name, ok := k.probed.LoadAndDelete(uid); ok { // durations are told by the pod's name
+		name := name.([2]string)
+		k.probeDuration.Forget("namespace", name[0], "pod", name[1])
+	}
 	k.Pods.forget(uid)
 }
 

@@ -160,35 +160,51 @@ func (h *Histogram) value(v float64, labels ...string) {
 	}
 }
 
-// Forget drops samples that have this label: what they are about is gone.
-func (s *Set) Forget(label, value string) {
+// Forget drops samples that have these labels, which are pairs: what they are about is gone.
+func (s *Set) Forget(labels ...string) {
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	part := pair(label, value)
 	for _, f := range s.order {
-		for key := range f.samples {
-			if slices.Contains(strings.Split(key, ","), part) {
-				delete(f.samples, key)
-			}
+		f.forget(labels)
+	}
+}
+
+// Forget is the set's for this histogram alone.
+func (h *Histogram) Forget(labels ...string) {
+	h.set.mu.Lock()
+	defer h.set.mu.Unlock()
+	h.f.forget(labels)
+}
+
+func (f *family) forget(labels []string) {
+	gone := pairs(labels)
+	for key := range f.samples {
+		have := strings.Split(key, ",")
+		if !slices.ContainsFunc(gone, func(p string) bool { return !slices.Contains(have, p) }) {
+			delete(f.samples, key)
 		}
 	}
 }
 
 func (f *family) sample(labels []string) *sample {
-	var pairs []string
-	for i := 0; i+1 < len(labels); i += 2 {
-		pairs = append(pairs, pair(labels[i], labels[i+1]))
-	}
-	key := strings.Join(pairs, ",")
+	key := strings.Join(pairs(labels), ",")
 	s := f.samples[key]
 	if s == nil {
 		s = &sample{within: make([]uint64, len(f.buckets))}
 		f.samples[key] = s
 	}
 	return s
+}
+
+func pairs(labels []string) []string {
+	var list []string
+	for i := 0; i+1 < len(labels); i += 2 {
+		list = append(list, pair(labels[i], labels[i+1]))
+	}
+	return list
 }
 
 func pair(name, value string) string {
