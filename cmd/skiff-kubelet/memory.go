@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -77,24 +78,49 @@ func unmapUnused() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open("/proc/self/maps")
+	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		var from, to uintptr
-		var mode string
-		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil {
-			return fmt.Errorf("read /proc/self/maps: %q: %w", lines.Text(), err)
-		}
-		if !strings.HasSuffix(lines.Text(), " "+exe) || strings.Contains(mode, "w") {
-			continue // only what is never written is as good in the file
-		}
-		if _, _, e := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); e != 0 {
-			return fmt.Errorf("madvise %s: %w", lines.Text(), e)
+	list, err := asInFile(f, exe)
+	if err != nil {
+		return fmt.Errorf("read /proc/self/smaps: %w", err)
+	}
+	for _, m := range list {
+		if _, _, e := unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_DONTNEED); e != 0 {
+			return fmt.Errorf("madvise %x-%x: %w", m.from, m.to, e)
 		}
 	}
-	return lines.Err()
+	return nil
+}
+
+// mapping is a range of addresses.
+type mapping struct{ from, to uintptr }
+
+// asInFile finds the mappings of the file that hold nothing but what is in the file. Those that can be written may hold more, and so
+// may others: the linker has written to them before they were protected (relocations), or somebody who traces this process.
+func asInFile(smaps io.Reader, file string) ([]mapping, error) {
+	var list []mapping
+	var now mapping
+	ours := false
+	lines := bufio.NewScanner(smaps)
+	for lines.Scan() {
+		first, rest, _ := strings.Cut(lines.Text(), " ")
+		if first == "Anonymous:" {
+			if ours && strings.TrimSpace(rest) == "0 kB" {
+				list = append(list, now)
+			}
+			continue
+		}
+		if strings.HasSuffix(first, ":") {
+			continue
+		}
+		var mode string
+		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &now.from, &now.to, &mode); err != nil {
+			return nil, fmt.Errorf("%q: %w", lines.Text(), err)
+		}
+		ours = strings.HasSuffix(rest, " "+file) && !strings.Contains(mode, "w")
+	}
+	return list, lines.Err()
 }

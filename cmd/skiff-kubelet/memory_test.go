@@ -20,6 +20,29 @@ func TestUnmapUnused(t *testing.T) {
 	}
 }
 
+// TestAsInFile: what the linker has written to, as in programs that can be loaded anywhere, is not let go of: it would be lost.
+func TestAsInFile(t *testing.T) {
+	const smaps = `00400000-00500000 r-xp 00000000 08:01 7                          /bin/k
+Rss:                 800 kB
+Anonymous:             0 kB
+AnonHugePages:         0 kB
+VmFlags: rd ex mr mw me
+00500000-00600000 r--p 00100000 08:01 7                          /bin/k
+Rss:                 800 kB
+Anonymous:             12 kB
+00600000-00700000 rw-p 00200000 08:01 7                          /bin/k
+Anonymous:             0 kB
+00700000-00800000 r--p 00000000 08:01 8                          /lib/k
+Anonymous:             0 kB
+c000000000-c000400000 rw-p 00000000 00:00 0 [anon: Go: heap]
+Anonymous:             400 kB
+`
+	got, err := asInFile(strings.NewReader(smaps), "/bin/k")
+	if err != nil || len(got) != 1 || got[0] != (mapping{0x400000, 0x500000}) {
+		t.Errorf("%x, %v", got, err)
+	}
+}
+
 // TestRest: memory is given back once after work, when the work is over.
 func TestRest(t *testing.T) {
 	var r rest
