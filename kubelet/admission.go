@@ -26,7 +26,7 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 		return k.refuse(p, r.Reason, r.Message)
 	}
 	refusal := k.preemption().Check(p, static, active, admit.Node{Object: (*Kubelet)(k).nodeObject(), Allocatable: k.admissible(),
-		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls})
+		UnsafeSysctls: k.cfg.Configuration.AllowedUnsafeSysctls, Pressure: k.guard.evict.Conditions(), AppArmor: k.facts.apparmor})
 	if refusal != nil {
 		k.facts.assigned.Release(p.UID)
 		return k.refuse(p, refusal.Reason, refusal.Message)

@@ -30,6 +30,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/memory"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
+	"github.com/skiff-node/skiff/kubelet/pod/admit"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/source"
 	"github.com/skiff-node/skiff/kubelet/volume/token"
@@ -41,6 +42,7 @@ type machine struct {
 	usage        memory.Policy // swap and protection of memory
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
+	apparmor     bool             // the kernel enforces AppArmor profiles
 	pulls        *pulls.Records   // with which credentials its images were pulled
 	assigned     *assign.Assigner // gives parts of it to pods
 	claims       *dra.Node        // gives pods the devices of their claims
@@ -55,7 +57,7 @@ func readMachine(cfg *Config) (machine, error) {
 	if err != nil {
 		return machine{}, err
 	}
-	m := machine{memory: facts.Memory, cpus: facts.CPUs, ips: cfg.NodeIPs, reserved: kept.of}
+	m := machine{apparmor: admit.AppArmor(), memory: facts.Memory, cpus: facts.CPUs, ips: cfg.NodeIPs, reserved: kept.of}
 	if m.usage, err = memory.Read(cfg.Configuration, facts.Memory, facts.Swap()); err != nil {
 		return m, err
 	}

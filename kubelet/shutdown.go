@@ -13,9 +13,6 @@ import (
 	"github.com/skiff-node/skiff/kubelet/shutdown"
 )
 
-// criticalFrom is the priority of system-cluster-critical.
-const criticalFrom = 2_000_000_000
-
 // shutdownGroups are the configured ones: by priority, or ordinary and critical pods.
 func shutdownGroups(c *kubeletconfig.KubeletConfiguration) []shutdown.Group {
 	var groups []shutdown.Group
@@ -24,7 +21,7 @@ func shutdownGroups(c *kubeletconfig.KubeletConfiguration) []shutdown.Group {
 	}
 	if all := c.ShutdownGracePeriod.Duration; all > 0 {
 		critical := c.ShutdownGracePeriodCriticalPods.Duration
-		groups = append(groups, shutdown.Group{Grace: all - critical}, shutdown.Group{Priority: criticalFrom, Grace: critical})
+		groups = append(groups, shutdown.Group{Grace: all - critical}, shutdown.Group{Priority: pod.CriticalFrom, Grace: critical})
 	}
 	return groups
 }

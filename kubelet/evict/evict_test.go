@@ -11,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 const mi = 1 << 20
@@ -105,7 +107,7 @@ func TestChoose(t *testing.T) {
 		{"who uses more than requested goes first", []Pod{podOf("within", 0, "500Mi", 400), podOf("above", 1000, "10Mi", 20)}, "above"},
 		{"then lower priority", []Pod{podOf("high", 10, "10Mi", 500), podOf("low", 5, "10Mi", 20)}, "low"},
 		{"then furthest above", []Pod{podOf("a", 0, "10Mi", 20), podOf("b", 0, "100Mi", 200)}, "b"},
-		{"critical ones stay", []Pod{static, done, podOf("system", systemCritical, "", 900), podOf("small", 0, "", 1)}, "small"},
+		{"critical ones stay", []Pod{static, done, podOf("system", pod.CriticalFrom, "", 900), podOf("small", 0, "", 1)}, "small"},
 		{"nobody", []Pod{static}, ""},
 	} {
 		got := ""

@@ -72,6 +72,17 @@ func (l *Loop) Under(c Condition) bool {
 	return l.pressure[c]
 }
 
+// Conditions lists those that the node says of itself.
+func (l *Loop) Conditions() []v1.NodeConditionType {
+	var list []v1.NodeConditionType
+	for _, c := range []Condition{MemoryPressure, DiskPressure, PIDPressure} {
+		if l.Under(c) {
+			list = append(list, v1.NodeConditionType(c))
+		}
+	}
+	return list
+}
+
 // Run looks every period until ctx ends.
 func (l *Loop) Run(ctx context.Context) error {
 	beat := time.NewTicker(l.cfg.Period)

@@ -8,6 +8,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // Pod is a pod with what it uses.
@@ -30,18 +32,15 @@ type Victim struct {
 	Message string
 }
 
-// systemCritical is the lowest priority of the classes system-cluster-critical and system-node-critical.
-const systemCritical = 2_000_000_000
-
 // Critical reports whether the pod may never be evicted: static and mirror pods, and those the cluster needs.
-func Critical(pod *v1.Pod) bool {
-	if source := pod.Annotations["kubernetes.io/config.source"]; source != "" && source != "api" {
+func Critical(p *v1.Pod) bool {
+	if source := p.Annotations["kubernetes.io/config.source"]; source != "" && source != "api" {
 		return true
 	}
-	if _, mirror := pod.Annotations["kubernetes.io/config.mirror"]; mirror {
+	if _, mirror := p.Annotations["kubernetes.io/config.mirror"]; mirror {
 		return true
 	}
-	return pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical
+	return pod.Critical(p)
 }
 
 // Choose picks the pod to evict for the shortage, nil when there is none that may go.

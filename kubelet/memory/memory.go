@@ -43,9 +43,6 @@ const (
 	fileOOM  = "memory.oom.group"
 )
 
-// criticalFrom is the priority of system-cluster-critical.
-const criticalFrom = 2_000_000_000
-
 // Policy is how a node treats the memory of its containers.
 type Policy struct {
 	// Total memory and Swap space of the machine, in bytes.
@@ -162,7 +159,7 @@ func (p Policy) Tune(of *v1.Pod, c *v1.Container, r *cri.LinuxContainerResources
 // less than its limit.
 func (p Policy) Swaps(of *v1.Pod, c *v1.Container) bool {
 	request, limit := c.Resources.Requests.Memory(), c.Resources.Limits.Memory()
-	critical := source.Static(of) || (of.Spec.Priority != nil && *of.Spec.Priority >= criticalFrom)
+	critical := source.Static(of) || pod.Critical(of)
 	asks := !request.IsZero() || !limit.IsZero()
 	return p.Limited && p.Control && p.Version == cgroup.V2 && !critical && asks && request.Cmp(*limit) != 0 && pod.QOS(of) == v1.PodQOSBurstable
 }

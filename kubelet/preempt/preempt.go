@@ -20,9 +20,6 @@ const (
 	message = "Preempted in order to admit critical pod"
 )
 
-// criticalFrom is the priority of system-cluster-critical.
-const criticalFrom = 2_000_000_000
-
 // Config of an Admission. All fields are required.
 type Config struct {
 	// Pods lists the node's pods with their newest statuses.
@@ -114,7 +111,7 @@ func (a Admission) await(victims []*v1.Pod) {
 
 // critical pods come from files, or have a priority of the system's classes.
 func critical(p *v1.Pod) bool {
-	return source.Static(p) || (p.Spec.Priority != nil && *p.Spec.Priority >= criticalFrom)
+	return source.Static(p) || pod.Critical(p)
 }
 
 // preemptable tells whether a pod that runs has to go for p if need be.

@@ -28,21 +28,19 @@ type Node struct {
 	Allocatable v1.ResourceList
 	// UnsafeSysctls are allowed beside the safe ones: names, or prefixes that end in "*" (allowedUnsafeSysctls).
 	UnsafeSysctls []string
+	// Pressure are the conditions of a node that runs short.
+	Pressure []v1.NodeConditionType
+	// AppArmor says that the kernel enforces AppArmor profiles.
+	AppArmor bool
 }
 
 // Check returns nil when the node can take p in beside the active pods.
 func Check(p *v1.Pod, static bool, active []*v1.Pod, n Node) *Refusal {
-	for _, check := range []func(*v1.Pod, bool, []*v1.Pod, Node) *Refusal{checkOS, checkResources, checkAffinity, checkPorts, checkTaints, checkSysctls} {
+	for _, check := range []func(*v1.Pod, bool, []*v1.Pod, Node) *Refusal{checkPressure, checkSysctls, checkOS, checkGroups, checkResources, checkAffinity,
+		checkPorts, checkTaints, checkAppArmor} {
 		if r := check(p, static, active, n); r != nil {
 			return r
 		}
-	}
-	return nil
-}
-
-func checkOS(p *v1.Pod, _ bool, _ []*v1.Pod, _ Node) *Refusal {
-	if p.Spec.OS != nil && p.Spec.OS.Name != v1.Linux {
-		return &Refusal{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
 	}
 	return nil
 }

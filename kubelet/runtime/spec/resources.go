@@ -62,11 +62,10 @@ func Resources(n *Node, p *v1.Pod, c *v1.Container) *cri.LinuxContainerResources
 const (
 	guaranteedScore = -997
 	bestEffortScore = 1000
-	criticalFrom    = 2_000_000_000 // priority of system-cluster-critical
 )
 
 func oomScore(n *Node, p *v1.Pod, c *v1.Container) int64 {
-	if p.Spec.Priority != nil && *p.Spec.Priority >= criticalFrom {
+	if pod.Critical(p) {
 		return guaranteedScore
 	}
 	switch pod.QOS(p) {
