@@ -43,7 +43,9 @@ func (w *Watcher) register(ctx context.Context, s *socket) error {
 	call, cancel = context.WithTimeout(ctx, callTime)
 	defer cancel()
 	if _, told := api.NotifyRegistrationStatus(call, status); told != nil && err == nil {
-		w.forget(s)
+		if ctx.Err() == nil { // else the socket has gone, which look sees to, or the kubelet ends, and plugins stay registered
+			w.forget(s)
+		}
 		return fmt.Errorf("failed to send registration status at socket %s: %w", s.path, told)
 	}
 	return err
