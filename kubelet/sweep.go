@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Pauses before the sweep is tried again. What a CSI driver holds for a former pod waits for the driver, maybe for long.
@@ -45,9 +43,7 @@ func (k *Kubelet) sweepOnce(ctx context.Context) error {
 			k.pool.Orphan(p.Rebuilt)
 		}
 	}
-	var live []types.UID
-	for _, p := range k.pool.Pods() {
-		live = append(live, p.UID)
-	}
-	return errors.Join(k.facts.claims.Retain(ctx, live), k.volumes.Retain(ctx, live), k.cgroups.Load().Retain(ctx, live))
+	// Drivers may take their time, and pods come meanwhile: each is asked about just before it is taken for a former one.
+	has := k.pool.Has
+	return errors.Join(k.facts.claims.Retain(ctx, has), k.volumes.Retain(ctx, has), k.cgroups.Load().Retain(ctx, has))
 }

@@ -149,5 +149,5 @@ func (b Bootstrapper) write(rc *rest.Config, pair string) error {
 	if err := os.MkdirAll(filepath.Dir(b.Kubeconfig), 0o755); err != nil {
 		return err
 	}
-	return whole.WriteFile(b.Kubeconfig, raw, 0o600)
+	return whole.WriteLasting(b.Kubeconfig, raw, 0o600)
 }

@@ -80,7 +80,7 @@ func TestTree(t *testing.T) {
 	if err := m.RemovePod(ctx, pod.UID); err == nil || !strings.Contains(err.Error(), strconv.Itoa(cmd.Process.Pid)) {
 		t.Errorf("removed a group with a process: %v", err)
 	}
-	if err := m.Retain(t.Context(), []types.UID{pod.UID}); err != nil {
+	if err := m.Retain(t.Context(), only(pod.UID)); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(leaf); err != nil {
@@ -90,7 +90,7 @@ func TestTree(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Retain(t.Context(), nil); err != nil {
+	if err := m.Retain(t.Context(), only("")); err != nil {
 		t.Fatal(err)
 	}
 	for _, tree := range m.cfg.Layout.Roots {
@@ -103,3 +103,6 @@ func TestTree(t *testing.T) {
 		t.Errorf("second removal: %v", err)
 	}
 }
+
+// only tells of one pod that there is.
+func only(uid types.UID) func(types.UID) bool { return func(u types.UID) bool { return u == uid } }

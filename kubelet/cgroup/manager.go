@@ -332,8 +332,8 @@ func (m *Manager) RemovePod(ctx context.Context, uid types.UID) error {
 	return nil
 }
 
-// Retain removes the groups of all pods but the living ones: what a crash left behind.
-func (m *Manager) Retain(ctx context.Context, live []types.UID) error {
+// Retain removes the groups of all pods but those that there are, by has, when it is their turn: what a crash left behind.
+func (m *Manager) Retain(ctx context.Context, has func(types.UID) bool) error {
 	if m.cfg.Systemd {
 		return nil
 	}
@@ -345,7 +345,7 @@ func (m *Manager) Retain(ctx context.Context, live []types.UID) error {
 	}
 	var failed []error
 	for uid := range found {
-		if !slices.Contains(live, uid) {
+		if !has(uid) {
 			failed = append(failed, m.RemovePod(ctx, uid))
 		}
 	}

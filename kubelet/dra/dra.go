@@ -88,7 +88,7 @@ func New(cfg Config) (*Manager, error) {
 
 // Prepare makes all claims of a pod ready. It may be repeated, and then only does what is missing.
 func (m *Manager) Prepare(ctx context.Context, p *v1.Pod) error {
-	if len(p.Spec.ResourceClaims) == 0 && p.Status.ExtendedResourceClaimStatus == nil {
+	if !usesClaims(p) {
 		return nil
 	}
 	began := time.Now()
@@ -194,10 +194,13 @@ func (m *Manager) release(ctx context.Context, pod types.UID) error {
 	return m.save()
 }
 
-// Retain gives up the claims of all pods but those that live.
-func (m *Manager) Retain(ctx context.Context, live []types.UID) error {
+// Retain gives up the claims of all pods but those that there are, by has, when it is their turn.
+func (m *Manager) Retain(ctx context.Context, has func(types.UID) bool) error {
 	var errs []error
-	for _, pod := range m.ledger.others(live) {
+	for _, pod := range m.ledger.pods() {
+		if has(pod) {
+			continue
+		}
 		m.cfg.Log.Info("taking back the devices of a pod that is no more", "uid", pod)
 		errs = append(errs, m.Release(ctx, pod))
 	}

@@ -366,13 +366,29 @@ func TestKilled(t *testing.T) {
 	b.until("the driver has registered again", func() bool { return b.node.Drivers.Reachable(driverName) })
 	node := b.node
 	hang("unprepare", func(ctx context.Context) error { return node.Release(ctx, p.UID) })
-	if err := b.node.Retain(t.Context(), []types.UID{"other"}); err != nil { // the pod is gone meanwhile
+	if err := b.node.Retain(t.Context(), only("other")); err != nil { // the pod is gone meanwhile
 		t.Fatal(err)
 	}
 	asked(t, d, "prepare a", "prepare a", "unprepare a", "unprepare a")
 	b.restart()
 	if b.node.Holds(p.UID) {
 		t.Error("still held")
+	}
+}
+
+// Without an API server there are no claims, and a pod that wants one is told so.
+func TestNoAPIServer(t *testing.T) {
+	n, err := NewNode(NodeConfig{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Prepare(t.Context(), &v1.Pod{}); err != nil {
+		t.Error(err)
+	}
+	claim := "c"
+	p := &v1.Pod{Spec: v1.PodSpec{ResourceClaims: []v1.PodResourceClaim{{Name: "c", ResourceClaimName: &claim}}}}
+	if err := n.Prepare(t.Context(), p); err == nil || !strings.Contains(err.Error(), "without an API server") {
+		t.Error(err)
 	}
 }
 
@@ -481,3 +497,6 @@ func TestNote(t *testing.T) {
 	b.release(p)
 	asked(t, d, "prepare a", "prepare a", "unprepare a")
 }
+
+// only tells of one pod that there is.
+func only(uid types.UID) func(types.UID) bool { return func(u types.UID) bool { return u == uid } }

@@ -180,16 +180,14 @@ func (l *ledger) of(pod types.UID) []types.UID {
 // Holds tells whether anything is or may be prepared for the pod.
 func (l *ledger) Holds(pod types.UID) bool { return len(l.of(pod)) > 0 }
 
-// others lists the pods that use claims and are not among those.
-func (l *ledger) others(live []types.UID) []types.UID {
+// pods lists those that use claims.
+func (l *ledger) pods() []types.UID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	found := map[types.UID]bool{}
 	for _, c := range l.claims {
 		for pod := range c.PodUIDs {
-			if !slices.Contains(live, pod) {
-				found[pod] = true
-			}
+			found[pod] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(found))

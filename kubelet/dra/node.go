@@ -2,6 +2,7 @@ package dra
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -80,11 +81,23 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	return n, nil
 }
 
+// Prepare is the Manager's. Without an API server there are no claims.
+func (n *Node) Prepare(ctx context.Context, p *v1.Pod) error {
+	if n.cfg.Client == nil && usesClaims(p) {
+		return errors.New("prepare dynamic resources: this kubelet runs without an API server, where claims are")
+	}
+	return n.Manager.Prepare(ctx, p)
+}
+
+func usesClaims(p *v1.Pod) bool {
+	return len(p.Spec.ResourceClaims) > 0 || p.Status.ExtendedResourceClaimStatus != nil
+}
+
 // came lets the pods that may have waited for a driver try again at once.
 func (n *Node) came(string) {
 	pods := n.cfg.Pods()
 	for _, p := range pods.Pods() {
-		if len(p.Spec.ResourceClaims) > 0 || p.Status.ExtendedResourceClaimStatus != nil {
+		if usesClaims(p) {
 			pods.Retry(p.UID)
 		}
 	}

@@ -151,6 +151,9 @@ func check(p *v1.Pod) error {
 	for ref := range objects.References(p) {
 		return fmt.Errorf("refers to %s: static pods may not refer to objects of the API", ref)
 	}
+	if len(p.Spec.ResourceClaims) > 0 {
+		return errors.New("spec.resourceClaims: static pods may not use ResourceClaims")
+	}
 	for _, v := range p.Spec.Volumes {
 		if v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
 			return fmt.Errorf("volume %q: static pods may not refer to objects of the API", v.Name)

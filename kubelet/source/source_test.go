@@ -37,6 +37,7 @@ func TestParsePod(t *testing.T) {
 		"kind: Pod":           "kind \"Pod\" of apiVersion \"\"",
 		manifest + "foo: 1\n": "unknown field \"foo\"",
 		strings.Replace(manifest, "spec: {", "spec: {serviceAccountName: x, ", 1):                                    "serviceAccountName",
+		strings.Replace(manifest, "spec: {", "spec: {resourceClaims: [{name: c, resourceClaimName: c}], ", 1):        "static pods may not use ResourceClaims",
 		strings.Replace(manifest, "spec: {", "spec: {volumes: [{name: v, secret: {secretName: s}}], ", 1):            "static pods may not refer",
 		strings.Replace(manifest, "name: a, image: i", "name: a, image: i, envFrom: [{configMapRef: {name: c}}]", 1): "static pods may not refer",
 		strings.Replace(manifest, "image: i, ", "", 1):                                                               "name and image are required",

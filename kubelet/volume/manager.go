@@ -284,8 +284,8 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	return nil
 }
 
-// Retain tears down the directories of all pods but the living ones.
-func (m *Manager) Retain(ctx context.Context, live []types.UID) error {
+// Retain tears down the directories of all pods but those that there are, by has, when it is their turn.
+func (m *Manager) Retain(ctx context.Context, has func(types.UID) bool) error {
 	entries, err := os.ReadDir(filepath.Join(m.cfg.Root, "pods"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -297,7 +297,7 @@ func (m *Manager) Retain(ctx context.Context, live []types.UID) error {
 	cleaned := 0
 	for _, e := range entries {
 		uid := types.UID(e.Name())
-		if slices.Contains(live, uid) {
+		if has(uid) {
 			continue
 		}
 		if err := m.Teardown(ctx, uid); err != nil {

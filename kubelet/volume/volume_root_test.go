@@ -79,7 +79,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := w.Retain(context.Background(), nil); err != nil {
+		if err := w.Retain(context.Background(), only("")); err != nil {
 			t.Error(err)
 		}
 	})
@@ -326,13 +326,13 @@ func TestTeardownNeverDeletesThroughAMount(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Retain(t.Context(), []types.UID{pod.UID}); err != nil {
+	if err := w.Retain(t.Context(), only(pod.UID)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(inside + "/file"); err != nil {
 		t.Fatalf("a living pod was touched: %v", err)
 	}
-	if err := w.Retain(t.Context(), []types.UID{"other"}); err != nil {
+	if err := w.Retain(t.Context(), only("other")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(precious + "/file"); err != nil {
@@ -399,3 +399,6 @@ func TestSubPath(t *testing.T) {
 		t.Errorf("shows the former directory: %v", err)
 	}
 }
+
+// only tells of one pod that there is.
+func only(uid types.UID) func(types.UID) bool { return func(u types.UID) bool { return u == uid } }

@@ -3,6 +3,7 @@ package worker
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,8 @@ type Pool struct {
 	mu      sync.Mutex
 	spawn   func(uid types.UID, w *worker) // starts a worker's goroutine; nil when the pool does not run
 	workers map[types.UID]*worker
+	// admitted is the pod that admission decides about just now: it may have things of the node before it has a worker.
+	admitted types.UID
 	// waiting holds, by namespace/name, a static pod whose predecessor of that name still has to end.
 	waiting map[string]*v1.Pod
 	group   sync.WaitGroup
@@ -139,9 +142,14 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 	fresh := p.Status.StartTime == nil && p.DeletionTimestamp == nil
 	if fresh && pl.cfg.Admit != nil {
 		active := pl.active()
+		pl.admitted = p.UID
 		pl.mu.Unlock()
-		end := pl.cfg.Admit(p, static, active)
+		var end *pod.End
+		if !static || !runs(&pl.cfg, p) {
+			end = pl.cfg.Admit(p, static, active)
+		}
 		pl.mu.Lock()
+		pl.admitted = ""
 		if w.end = end; end != nil {
 			pl.cfg.Metrics.Rejected(end.Reason)
 			pl.cfg.Events.Warning(p, "", end.Reason, "%s", strings.TrimPrefix(end.Message, "Pod was rejected: "))
@@ -156,6 +164,13 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 		pl.cfg.Register(p)
 	}
 	pl.launch(p.UID, w)
+}
+
+// runs tells whether the static pod, of which no status is known, has been running all the time that the kubelet was away: then
+// it has been taken in before. Of other pods the API tells that.
+func runs(cfg *Config, p *v1.Pod) bool {
+	_, containers, err := cfg.Runtime.Observe(context.Background(), p.UID)
+	return err == nil && slices.ContainsFunc(containers, func(c pod.Container) bool { return c.State == pod.Running })
 }
 
 // active lists the pods that hold resources: all that have not ended.
@@ -268,8 +283,12 @@ func (pl *Pool) worker(uid types.UID) *worker {
 	return pl.workers[uid]
 }
 
-// Has tells whether the pod has a worker.
-func (pl *Pool) Has(uid types.UID) bool { return pl.worker(uid) != nil }
+// Has tells whether the pod has a worker, or is just being taken in.
+func (pl *Pool) Has(uid types.UID) bool {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	return pl.workers[uid] != nil || pl.admitted == uid
+}
 
 // Pods lists all pods with their newest statuses, as copies.
 func (pl *Pool) Pods() []*v1.Pod {

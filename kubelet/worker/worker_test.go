@@ -620,6 +620,40 @@ func TestRuntimeAway(t *testing.T) {
 	})
 }
 
+// TestStaticPodRunsOn: one that has been running while the kubelet was away is not decided about again. Without an API there is no
+// status that tells.
+func TestStaticPodRunsOn(t *testing.T) {
+	refuse := func(*v1.Pod, bool, []*v1.Pod) *pod.End {
+		return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: "UnexpectedAdmissionError"}
+	}
+	play(t, func(n *node) {
+		n.pool.Update(testPod("a"), true)
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		n.pool = n.newPool()
+		n.pool.cfg.Admit = refuse
+		go func() { done <- n.pool.Run(ctx) }()
+		n.pool.Update(testPod("a"), true)
+		synctest.Wait()
+		if n.phase("u") != v1.PodRunning || n.running() != 1 {
+			t.Errorf("phase %s, %d running", n.phase("u"), n.running())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	play(t, func(n *node) {
+		n.pool.cfg.Admit = refuse
+		n.pool.Update(testPod("a"), true)
+		synctest.Wait()
+		if n.phase("u") != v1.PodFailed {
+			t.Errorf("one that does not run is %s", n.phase("u"))
+		}
+	})
+}
+
 // TestAdmissionTakesTime: while a pod is taken in, and maybe a device plugin is asked, others can look at the pods and live on.
 func TestAdmissionTakesTime(t *testing.T) {
 	play(t, func(n *node) {
@@ -638,8 +672,11 @@ func TestAdmissionTakesTime(t *testing.T) {
 		late.UID, late.Name = "late", "late"
 		go n.pool.Update(late, false)
 		synctest.Wait()
-		if n.phase("u") != v1.PodRunning || n.pool.Has("late") {
+		if n.phase("u") != v1.PodRunning {
 			t.Errorf("the other pod is %s", n.phase("u"))
+		}
+		if !n.pool.Has("late") {
+			t.Error("a sweep could take the pod that is being taken in for a former one")
 		}
 		time.Sleep(2 * time.Minute)
 		n.pool.Remove("late")

@@ -242,7 +242,7 @@ func (a *Allocator) write(uid types.UID, sets map[string]cpuset.CPUSet) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
-	if err := whole.WriteFile(path, raw, 0o644); err != nil {
+	if err := whole.WriteLasting(path, raw, 0o644); err != nil {
 		return fmt.Errorf("write the pod's CPUs: %w", err)
 	}
 	return nil

@@ -144,7 +144,7 @@ func (m *Manager) write(uid types.UID, f file) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
-	if err := whole.WriteFile(path, raw, 0o644); err != nil {
+	if err := whole.WriteLasting(path, raw, 0o644); err != nil {
 		return fmt.Errorf("write the pod's memory: %w", err)
 	}
 	return nil

@@ -91,7 +91,7 @@ func runKubelet(root, task string) error {
 		return err
 	}
 	if task == "clean" {
-		return errors.Join(m.Retain(ctx, nil), left(kind))
+		return errors.Join(m.Retain(ctx, only("")), left(kind))
 	}
 	var churn sync.WaitGroup
 	for i := range 6 {

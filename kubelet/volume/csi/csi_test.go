@@ -79,11 +79,11 @@ func TestTwoPodsShareAVolumeAndAKubeletThatStartsAgainAsksForNothing(t *testing.
 	if now := w.driver.Count("NodePublishVolume") + w.driver.Count("NodeStageVolume"); now != calls {
 		t.Errorf("the driver was asked %d times more", now-calls)
 	}
-	if err := w.Retain(t.Context(), []types.UID{"uid-one"}); err == nil || !strings.Contains(err.Error(), "driver name disk.example.org not found in the list of registered CSI drivers") {
+	if err := w.Retain(t.Context(), only("uid-one")); err == nil || !strings.Contains(err.Error(), "driver name disk.example.org not found in the list of registered CSI drivers") {
 		t.Errorf("a pod's volume was given back to a driver that is away: %v", err)
 	}
 	w.register()
-	if err := w.Retain(t.Context(), []types.UID{"uid-one"}); err != nil {
+	if err := w.Retain(t.Context(), only("uid-one")); err != nil {
 		t.Fatal(err)
 	}
 	if v, _ := w.driver.Volume("h-a"); len(v.Published) != 1 || v.Staged == "" {
@@ -341,3 +341,6 @@ func TestOnePodAtATime(t *testing.T) {
 	}
 	w.clean()
 }
+
+// only tells of one pod that there is.
+func only(uid types.UID) func(types.UID) bool { return func(u types.UID) bool { return u == uid } }
