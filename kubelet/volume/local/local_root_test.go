@@ -42,7 +42,7 @@ func TestLocalVolume(t *testing.T) {
 	req := volume.Request{Pod: pod, Volume: &v1.Volume{Name: "v"}, Claimed: &volume.Claimed{Volume: pv}, Dir: dir}
 	for range 2 {
 		place, err := kind.Setup(t.Context(), req)
-		if err != nil || place != (volume.Place{Path: dir}) {
+		if err != nil || place != (volume.Place{Path: dir, Relabel: true}) {
 			t.Fatalf("%+v, %v", place, err)
 		}
 	}
