@@ -47,10 +47,13 @@ func claimed(p *v1.Pod, container, resource string) bool {
 func (m *Manager) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
 	m.turn.Lock()
 	defer m.turn.Unlock()
-	m.sweep()
 	m.mu.Lock()
 	want := m.table.wants(p, c)
 	m.mu.Unlock()
+	if len(want) == 0 {
+		return nil
+	}
+	m.sweep()
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		ids, err := (*giver)(m).pick(p, c, name, want[name], near)
 		if err != nil {
