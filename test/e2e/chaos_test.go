@@ -96,6 +96,7 @@ type chaos struct {
 // TestKubeletChaos kills the kubelet a hundred times at random instants while pods come and go. No container of a pod that
 // stays is restarted, none becomes unready, and in the end exactly what should be there is there.
 func TestKubeletChaos(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	h := harness.NewHost(t)
 	c := &chaos{T: t, h: h}
 	c.node()
@@ -175,6 +176,7 @@ spec:
 // TestExclusiveCPUs: a Guaranteed pod that asks for a whole CPU has it for itself, and others are moved off it, also over
 // restarts of the kubelet.
 func TestExclusiveCPUs(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	if runtime.NumCPU() < 2 {
 		t.Skip("one CPU cannot be divided")
 	}

@@ -237,6 +237,7 @@ func (s *sailor) publish() (stop func()) {
 
 // TestDRA has pods with devices of a driver that appears after the first of them, and kills node and driver at the worst moments.
 func TestDRA(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	h := harness.NewHost(t)
 	h.Up()
 	s := &sailor{t: t, h: h, node: strings.TrimSpace(h.Kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"))}
