@@ -49,9 +49,7 @@ func TestTakeOver(t *testing.T) {
 	h.MustRun("mount", "--make-rshared", "/") // as on most machines; else upstream's kubelet mounts its root anew, over what is mounted below
 	r := skiffCRI(t, h)
 	skiffPlane(t, h)
-	// The machine's disk is not what this is about.
-	config := harness.KubeletConfig(h, r.socket) + "evictionHard: {nodefs.available: 1Mi, imagefs.available: 1Mi, memory.available: 1Mi, nodefs.inodesFree: \"1\"}\n"
-	write(t, h, "/etc/kubernetes/kubelet.yaml", config)
+	write(t, h, "/etc/kubernetes/kubelet.yaml", harness.KubeletConfig(h, r.socket))
 	write(t, h, harness.StaticPods+"/.keep", "")
 	stop := takeOver(t, h, ours...)
 	harness.Eventually(t, time.Minute, "the namespace has its service account", func() (bool, string) {
