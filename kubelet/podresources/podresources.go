@@ -4,12 +4,7 @@ package podresources
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
-	"os"
-	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
@@ -22,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/socket"
 )
 
 // Config of a Server. All fields are required.
@@ -53,22 +49,14 @@ func New(cfg Config) *Server { return &Server{cfg: cfg} }
 
 // Run serves until ctx ends. A socket that another kubelet has left is replaced.
 func (s *Server) Run(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(s.cfg.Socket), 0o750); err != nil {
-		return fmt.Errorf("make the directory of the pod-resources socket: %w", err)
-	}
-	if err := os.Remove(s.cfg.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the old pod-resources socket: %w", err)
-	}
-	l, err := net.Listen("unix", s.cfg.Socket)
+	l, err := socket.Listen(s.cfg.Socket, "pod-resources")
 	if err != nil {
-		return fmt.Errorf("listen on the pod-resources socket: %w", err)
+		return err
 	}
 	srv := grpc.NewServer(grpc.UnaryInterceptor(limited(rate.NewLimiter(perSecond, burst))))
 	api.RegisterPodResourcesListerServer(srv, s)
 	alpha.RegisterPodResourcesListerServer(srv, older{s: s})
-	stop := context.AfterFunc(ctx, srv.Stop)
-	defer stop()
-	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+	if err := socket.Serve(ctx, srv, l); err != nil {
 		return fmt.Errorf("serve pod resources: %w", err)
 	}
 	return nil

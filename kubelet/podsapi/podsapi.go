@@ -7,12 +7,7 @@ package podsapi
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +21,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/skiff-node/skiff/kubelet/socket"
 )
 
 // Statuses is where the kubelet puts pods' statuses.
@@ -108,21 +105,13 @@ func (s *Server) changed(uid types.UID, p *v1.Pod) {
 
 // Run serves until ctx ends. A socket that another kubelet has left is replaced.
 func (s *Server) Run(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(s.cfg.Socket), 0o750); err != nil {
-		return fmt.Errorf("make the directory of the pods socket: %w", err)
-	}
-	if err := os.Remove(s.cfg.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the old pods socket: %w", err)
-	}
-	l, err := net.Listen("unix", s.cfg.Socket)
+	l, err := socket.Listen(s.cfg.Socket, "pods")
 	if err != nil {
-		return fmt.Errorf("listen on the pods socket: %w", err)
+		return err
 	}
 	srv := grpc.NewServer()
 	api.RegisterPodsServer(srv, s)
-	stop := context.AfterFunc(ctx, srv.Stop)
-	defer stop()
-	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+	if err := socket.Serve(ctx, srv, l); err != nil {
 		return fmt.Errorf("serve pods: %w", err)
 	}
 	return nil

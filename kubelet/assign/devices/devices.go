@@ -31,6 +31,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/skiff-node/skiff/kubelet/assign/devices/checkpoint"
+	"github.com/skiff-node/skiff/kubelet/socket"
 )
 
 // Config of a Manager.
@@ -126,11 +127,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	srv := grpc.NewServer()
 	r := &registrar{m: m, ctx: ctx}
 	api.RegisterRegistrationServer(srv, r)
-	stop := context.AfterFunc(ctx, srv.Stop)
-	defer stop()
-	err = srv.Serve(l)
+	err = socket.Serve(ctx, srv, l)
 	m.close()
-	if err != nil && ctx.Err() == nil {
+	if err != nil {
 		return fmt.Errorf("serve device plugins: %w", err)
 	}
 	return nil
