@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-node/skiff/kubelet/ondemand"
 )
 
 // DriversConfig is what Drivers need.
@@ -34,14 +36,12 @@ type DriversConfig struct {
 
 // Drivers are the CSI drivers of this node. It is the plugin.Handler of plugins of type CSIPlugin.
 type Drivers struct {
-	cfg     DriversConfig
-	node    nodeInfo
-	factory informers.SharedInformerFactory
-	lister  storagelisters.CSIDriverLister
-	synced  <-chan struct{} // closed once the objects have been read
-	wake    chan struct{}   // capacity 1: drivers or their objects changed
-	needed  chan struct{}   // closed when the objects of drivers have to be known
-	need    sync.Once
+	cfg    DriversConfig
+	node   nodeInfo
+	watch  *ondemand.Informers // the objects of drivers
+	lister storagelisters.CSIDriverLister
+	synced <-chan struct{} // closed once the objects have been read
+	wake   chan struct{}   // capacity 1: drivers or their objects changed
 
 	mu     sync.Mutex
 	byName map[string]*driver
@@ -60,8 +60,8 @@ func NewDrivers(cfg DriversConfig) (*Drivers, error) {
 	}
 	f := informers.NewSharedInformerFactory(cfg.Client, 0)
 	objects := f.Storage().V1().CSIDrivers()
-	d := &Drivers{cfg: cfg, node: nodeInfo{client: cfg.Client, name: cfg.Node}, factory: f, lister: objects.Lister(),
-		synced: objects.Informer().HasSyncedChecker().Done(), wake: make(chan struct{}, 1), needed: make(chan struct{}), byName: map[string]*driver{}}
+	d := &Drivers{cfg: cfg, node: nodeInfo{client: cfg.Client, name: cfg.Node}, watch: ondemand.New(f), lister: objects.Lister(),
+		synced: objects.Informer().HasSyncedChecker().Done(), wake: make(chan struct{}, 1), byName: map[string]*driver{}}
 	changed := func(any) { d.poke() }
 	_, err := objects.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: changed, UpdateFunc: func(any, any) { d.poke() }, DeleteFunc: changed})
 	return d, err
@@ -79,19 +79,18 @@ func (d *Drivers) Run(ctx context.Context) error {
 	if err := insist(ctx, func() error { return d.node.ensure(ctx) }, d.cfg.Log); err != nil {
 		return nil //nolint:nilerr // ctx has ended
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-d.needed:
-	}
-	d.factory.StartWithContext(ctx)
-	defer d.factory.Shutdown()
+	d.watch.Run(ctx, d.tell)
+	return nil
+}
+
+// tell counts the volumes that drivers can still take as often as their objects want it, until ctx ends.
+func (d *Drivers) tell(ctx context.Context) {
 	told := map[string]time.Time{}
 	for {
 		wait := d.recount(ctx, told, time.Now())
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-d.wake:
 		case <-time.After(wait):
 		}
@@ -173,7 +172,7 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 	if old != nil {
 		old.close()
 	}
-	d.need.Do(func() { close(d.needed) })
+	d.watch.Need()
 	d.poke()
 	d.cfg.Registered()
 	return nil
@@ -225,7 +224,7 @@ func (d *Drivers) get(name string) (*driver, error) {
 
 // object returns the driver's object in the API, nil when there is none.
 func (d *Drivers) object(ctx context.Context, name string) (*storagev1.CSIDriver, error) {
-	d.need.Do(func() { close(d.needed) })
+	d.watch.Need()
 	select {
 	case <-d.synced:
 	case <-ctx.Done():

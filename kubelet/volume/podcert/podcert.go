@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/skiff-node/skiff/kubelet/metrics"
+	"github.com/skiff-node/skiff/kubelet/ondemand"
 )
 
 const (
@@ -59,11 +60,9 @@ type Config struct {
 
 // Source gets and renews certificates. It is safe for concurrent use, but for one pod at a time, as the volumes' manager works.
 type Source struct {
-	cfg     Config
-	factory informers.SharedInformerFactory
-	lister  certlisters.PodCertificateRequestLister
-	needed  chan struct{} // closed by the first request
-	need    sync.Once
+	cfg    Config
+	watch  *ondemand.Informers
+	lister certlisters.PodCertificateRequestLister
 
 	mu      sync.Mutex
 	records map[id]record
@@ -86,12 +85,13 @@ func New(cfg Config) (*Source, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{cfg: cfg, needed: make(chan struct{}), records: map[id]record{}, news: make(chan struct{})}
+	s := &Source{cfg: cfg, records: map[id]record{}, news: make(chan struct{})}
 	// The Node authorizer lets a kubelet see the requests of its own node only.
-	s.factory = informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+	f := informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", cfg.Node).String()
 	}))
-	requests := s.factory.Certificates().V1().PodCertificateRequests()
+	s.watch = ondemand.New(f)
+	requests := f.Certificates().V1().PodCertificateRequests()
 	s.lister = requests.Lister()
 	_, err := requests.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: s.changed, UpdateFunc: func(_, o any) { s.changed(o) }, DeleteFunc: s.changed})
 	if err != nil {
@@ -119,14 +119,7 @@ func (s *Source) changed(o any) {
 
 // Run watches requests, once a pod has needed one, until ctx ends.
 func (s *Source) Run(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-s.needed:
-	}
-	s.factory.StartWithContext(ctx)
-	<-ctx.Done()
-	s.factory.Shutdown()
+	s.watch.Run(ctx, nil)
 	return nil
 }
 
@@ -137,7 +130,7 @@ func (s *Source) Certificate(ctx context.Context, pod *v1.Pod, volume string, so
 	if err != nil {
 		return nil, nil, err
 	}
-	s.need.Do(func() { close(s.needed) })
+	s.watch.Need()
 	k := id{pod.UID, volume, source, want.SignerName}
 	enough := time.After(patience)
 	for {

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	certv1 "k8s.io/api/certificates/v1"
@@ -22,6 +21,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	certlisters "k8s.io/client-go/listers/certificates/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-node/skiff/kubelet/ondemand"
 )
 
 // syncTime is how long a pod's volume waits for the first answer of the API; one that does not know bundles never gives it.
@@ -29,11 +30,9 @@ const syncTime = 5 * time.Second
 
 // Source reads trust bundles. It is safe for concurrent use.
 type Source struct {
-	factory informers.SharedInformerFactory
-	lister  certlisters.ClusterTrustBundleLister
-	synced  <-chan struct{}
-	needed  chan struct{} // closed by the first request
-	need    sync.Once
+	watch  *ondemand.Informers
+	lister certlisters.ClusterTrustBundleLister
+	synced <-chan struct{}
 }
 
 // New returns a source. changed is called when a bundle appeared, changed or went away; it must not block.
@@ -45,26 +44,19 @@ func New(client kubernetes.Interface, changed func()) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch trust bundles: %w", err)
 	}
-	return &Source{factory: f, lister: bundles.Lister(), synced: bundles.Informer().HasSyncedChecker().Done(), needed: make(chan struct{})}, nil
+	return &Source{watch: ondemand.New(f), lister: bundles.Lister(), synced: bundles.Informer().HasSyncedChecker().Done()}, nil
 }
 
 // Run watches trust bundles, once a pod has asked for one, until ctx ends.
 func (s *Source) Run(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-s.needed:
-	}
-	s.factory.StartWithContext(ctx)
-	<-ctx.Done()
-	s.factory.Shutdown()
+	s.watch.Run(ctx, nil)
 	return nil
 }
 
 // Bundle returns the certificates that the source selects, as PEM without duplicates. That there are none is an error
 // unless the source is optional.
 func (s *Source) Bundle(ctx context.Context, src *v1.ClusterTrustBundleProjection) ([]byte, error) {
-	s.need.Do(func() { close(s.needed) })
+	s.watch.Need()
 	ctx, cancel := context.WithTimeout(ctx, syncTime)
 	defer cancel()
 	select {
