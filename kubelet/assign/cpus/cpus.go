@@ -188,22 +188,7 @@ func (a *Allocator) pick(free cpuset.CPUSet, count int, near numa.Mask) (cpuset.
 // reusable are the processors that the container may take over from init containers that have ended before it starts.
 func reusable(p *v1.Pod, container string, has map[string]cpuset.CPUSet) cpuset.CPUSet {
 	left := cpuset.New()
-	for i := range p.Spec.InitContainers {
-		c := &p.Spec.InitContainers[i]
-		switch {
-		case c.Name == container:
-			return left
-		case pod.Sidecar(c):
-			left = left.Difference(has[c.Name])
-		default:
-			left = left.Union(has[c.Name])
-		}
-	}
-	for i := range p.Spec.Containers {
-		if name := p.Spec.Containers[i].Name; name != container {
-			left = left.Difference(has[name])
-		}
-	}
+	pod.Inherit(p, container, func(name string) { left = left.Union(has[name]) }, func(name string) { left = left.Difference(has[name]) })
 	return left
 }
 

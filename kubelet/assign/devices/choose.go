@@ -85,22 +85,7 @@ func choose(name string, q request, prefer prefer) (sets.Set[string], error) {
 // unless a sidecar or another container that runs beside it has taken them over already.
 func reusable(p *v1.Pod, container string, has func(container string) sets.Set[string]) sets.Set[string] {
 	left := sets.New[string]()
-	for i := range p.Spec.InitContainers {
-		c := &p.Spec.InitContainers[i]
-		switch {
-		case c.Name == container:
-			return left
-		case pod.Sidecar(c):
-			left = left.Difference(has(c.Name))
-		default:
-			left = left.Union(has(c.Name))
-		}
-	}
-	for i := range p.Spec.Containers {
-		if name := p.Spec.Containers[i].Name; name != container {
-			left = left.Difference(has(name))
-		}
-	}
+	pod.Inherit(p, container, func(name string) { left = left.Union(has(name)) }, func(name string) { left = left.Difference(has(name)) })
 	return left
 }
 
