@@ -14,18 +14,19 @@ import (
 	"github.com/skiff-node/skiff/kubelet/plugin"
 	"github.com/skiff-node/skiff/kubelet/podresources"
 	"github.com/skiff-node/skiff/kubelet/podsapi"
+	"github.com/skiff-node/skiff/kubelet/reserve"
 	"github.com/skiff-node/skiff/kubelet/worker"
 )
 
 // newAssigner makes what gives parts of the machine to pods, and the API that tells which pod has what.
 func newAssigner(k *Kubelet) error {
-	kept, err := readReservation(k.cfg.Configuration)
+	kept, err := reserve.Read(k.cfg.Configuration)
 	if err != nil {
 		return err
 	}
 	calls, _ := k.runtime.CRI()
-	a, err := assign.New(assign.Config{Configuration: k.cfg.Configuration, RootDir: k.cfg.RootDir, Reserved: kept.fixed,
-		Kept:            kept.of(v1.ResourceList{v1.ResourceMemory: *resource.NewQuantity(k.facts.memory, resource.BinarySI)}),
+	a, err := assign.New(assign.Config{Configuration: k.cfg.Configuration, RootDir: k.cfg.RootDir, Reserved: kept.Fixed,
+		Kept:            kept.Of(v1.ResourceList{v1.ResourceMemory: *resource.NewQuantity(k.facts.memory, resource.BinarySI)}),
 		DevicePluginDir: k.cfg.DevicePluginDir, Dial: plugin.Dial, Counts: k.metrics.Devices, Runtime: calls, Log: k.log,
 		Changed: func() {
 			if k.node != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"maps"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/images"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/pod"
+	"github.com/skiff-node/skiff/kubelet/reserve"
 	"github.com/skiff-node/skiff/kubelet/shutdown"
 	"github.com/skiff-node/skiff/kubelet/stats"
 	"github.com/skiff-node/skiff/kubelet/volume"
@@ -50,13 +50,17 @@ func (k *Kubelet) newGuard() error {
 	if g.images, err = images.New(images.Config{Runtime: calls, Images: store, Policy: imagePolicy(c), Event: event, Removed: k.metrics.Volumes.Collected, Listed: k.facts.pulls.Prune, Log: k.log}); err != nil {
 		return err
 	}
-	settings := evict.Settings{Hard: hardThresholds(c), Soft: c.EvictionSoft, SoftGrace: c.EvictionSoftGracePeriod, MinimumReclaim: c.EvictionMinimumReclaim}
+	settings := evict.Settings{Hard: reserve.HardThresholds(c), Soft: c.EvictionSoft, SoftGrace: c.EvictionSoftGracePeriod, MinimumReclaim: c.EvictionMinimumReclaim}
 	thresholds, err := evict.Parse(settings)
 	if err != nil {
 		return err
 	}
+	limited := g.limited
+	if !*c.LocalStorageCapacityIsolation {
+		limited = nil
+	}
 	g.evict, err = evict.New(evict.Config{
-		Thresholds: thresholds, Transition: c.EvictionPressureTransitionPeriod.Duration, Measure: g.measure, Pods: g.pods, Limited: g.limited,
+		Thresholds: thresholds, Transition: c.EvictionPressureTransitionPeriod.Duration, Measure: g.measure, Pods: g.pods, Limited: limited,
 		FreeImages: g.images.Free, Log: k.log,
 		Evict: func(p *v1.Pod, message string, hard bool) {
 			k.events.Warning(p, "", "Evicted", "%s", message)
@@ -97,19 +101,6 @@ func (g *guard) run(ctx context.Context) error {
 
 func (g *guard) pressure() node.Pressure {
 	return node.Pressure{Memory: g.evict.Under(evict.MemoryPressure), Disk: g.evict.Under(evict.DiskPressure), PID: g.evict.Under(evict.PIDPressure)}
-}
-
-// hardThresholds are the configured ones, upstream's when there are none, and both when that is asked for.
-func hardThresholds(c *kubeletconfig.KubeletConfiguration) map[string]string {
-	if c.EvictionHard == nil {
-		return evict.Defaults()
-	}
-	if !*c.MergeDefaultEvictionSettings {
-		return c.EvictionHard
-	}
-	merged := evict.Defaults()
-	maps.Copy(merged, c.EvictionHard)
-	return merged
 }
 
 // evicted is how an evicted pod ends: at once for a hard threshold, else with its own grace period up to most seconds.

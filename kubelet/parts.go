@@ -31,6 +31,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
+	"github.com/skiff-node/skiff/kubelet/reserve"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/source"
 	"github.com/skiff-node/skiff/kubelet/volume/token"
@@ -39,6 +40,7 @@ import (
 // machine is what the kubelet has to know of the machine before anything runs.
 type machine struct {
 	memory, cpus int64
+	storage      int64         // bytes for local ephemeral storage; zero when it is not counted
 	usage        memory.Policy // swap and protection of memory
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
@@ -53,11 +55,14 @@ func readMachine(cfg *Config) (machine, error) {
 	if err != nil {
 		return machine{}, fmt.Errorf("read the facts of this machine: %w", err)
 	}
-	kept, err := readReservation(cfg.Configuration)
+	kept, err := reserve.Read(cfg.Configuration)
 	if err != nil {
 		return machine{}, err
 	}
-	m := machine{apparmor: admit.AppArmor(), memory: facts.Memory, cpus: facts.CPUs, ips: cfg.NodeIPs, reserved: kept.of}
+	m := machine{apparmor: admit.AppArmor(), memory: facts.Memory, cpus: facts.CPUs, ips: cfg.NodeIPs, reserved: kept.Of}
+	if *cfg.Configuration.LocalStorageCapacityIsolation {
+		m.storage = facts.Storage
+	}
 	if m.usage, err = memory.Read(cfg.Configuration, facts.Memory, facts.Swap()); err != nil {
 		return m, err
 	}
@@ -141,8 +146,8 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	case err != nil && status.Code(err) != codes.Unimplemented:
 		return fmt.Errorf("ask the runtime for its cgroup driver: %w", err)
 	}
-	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log, Node: nodeLimits(c, k.facts.memory, k.allocatable()),
-		Reserved: reservedLimits(c),
+	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log, Node: reserve.NodeLimits(c, k.facts.memory, k.allocatable()),
+		Reserved: reserve.GroupLimits(c),
 		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}})
 	if err != nil {
 		return err
@@ -249,9 +254,13 @@ func (s *services) of(ctx context.Context, p *v1.Pod) ([]*v1.Service, error) {
 
 // capacity is what the machine has for pods when no node object tells.
 func (m machine) capacity(maxPods int32) v1.ResourceList {
-	return v1.ResourceList{
+	list := v1.ResourceList{
 		v1.ResourceCPU:    *resource.NewQuantity(m.cpus, resource.DecimalSI),
 		v1.ResourceMemory: *resource.NewQuantity(m.memory, resource.BinarySI),
 		v1.ResourcePods:   *resource.NewQuantity(int64(maxPods), resource.DecimalSI),
 	}
+	if m.storage > 0 {
+		list[v1.ResourceEphemeralStorage] = *resource.NewQuantity(m.storage, resource.BinarySI)
+	}
+	return list
 }

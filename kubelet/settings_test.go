@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-node/skiff/kubelet/configuration"
+	"github.com/skiff-node/skiff/kubelet/pod/admit"
 )
 
 // conf is a complete configuration with these lines in it.
@@ -28,19 +29,6 @@ func conf(t *testing.T, lines string) *kubeletconfig.KubeletConfiguration {
 		t.Fatal(err)
 	}
 	return c
-}
-
-func TestHardThresholds(t *testing.T) {
-	for lines, want := range map[string]string{
-		"":                                      "100Mi 10%",
-		"evictionHard: {memory.available: 1Gi}": "1Gi ",
-		"evictionHard: {memory.available: 1Gi}\nmergeDefaultEvictionSettings: true": "1Gi 10%",
-	} {
-		got := hardThresholds(conf(t, lines))
-		if s := got["memory.available"] + " " + got["nodefs.available"]; s != want {
-			t.Errorf("%q: %q, want %q", lines, s, want)
-		}
-	}
 }
 
 func TestShutdownGroups(t *testing.T) {
@@ -66,36 +54,6 @@ func TestMaxPods(t *testing.T) {
 	}
 	if n := maxPods(conf(t, "podsPerCore: 100"), 4); n != 110 {
 		t.Error(n)
-	}
-}
-
-func TestReservedSystemCPUs(t *testing.T) {
-	r, err := readReservation(conf(t, "reservedSystemCPUs: 0-1,3\nkubeReserved: {cpu: 100m, memory: 1Gi}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := r.of(v1.ResourceList{v1.ResourceCPU: resource.MustParse("8"), v1.ResourceMemory: resource.MustParse("8Gi")})
-	if kept.Cpu().String() != "3" || kept.Memory().String() != "1124Mi" {
-		t.Errorf("%v", kept)
-	}
-}
-
-func TestNodeLimits(t *testing.T) {
-	allocatable := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}
-	if l := nodeLimits(conf(t, "kubeReserved: {memory: 1Gi}"), 8<<30, allocatable); *l.Shares != 2048 || *l.Memory != 7<<30 {
-		t.Errorf("%+v", l)
-	}
-	if l := nodeLimits(conf(t, "enforceNodeAllocatable: [none]"), 8<<30, allocatable); l.Shares != nil || l.Memory != nil {
-		t.Errorf("%+v", l)
-	}
-	got := reservedLimits(conf(t, `
-enforceNodeAllocatable: [pods, system-reserved, kube-reserved-compressible]
-systemReservedCgroup: /system
-systemReserved: {cpu: 500m, memory: 1Gi, pid: "100"}
-kubeReservedCgroup: /kube
-kubeReserved: {cpu: "1", memory: 1Gi}`))
-	if s, k := got["/system"], got["/kube"]; len(got) != 2 || *s.Shares != 512 || *s.Memory != 1<<30 || *s.Pids != 100 || *k.Shares != 1024 || k.Memory != nil {
-		t.Errorf("%+v", got)
 	}
 }
 
@@ -131,5 +89,28 @@ func TestRates(t *testing.T) {
 	}
 	if pullRate(conf(t, "")) != 0 || pullRate(conf(t, "registryPullQPS: 3")) != 3 {
 		t.Error("pulls")
+	}
+}
+
+// TestStorageNotCounted: with localStorageCapacityIsolation: false the node offers no ephemeral storage, and a pod that asks for
+// some is not taken in.
+func TestStorageNotCounted(t *testing.T) {
+	for lines, counted := range map[string]bool{"": true, "localStorageCapacityIsolation: false": false} {
+		cfg := &Config{Configuration: conf(t, lines), RootDir: t.TempDir(), NodeIPs: []string{"192.0.2.1"}}
+		m, err := readMachine(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := m.capacity(110)
+		if q, has := list[v1.ResourceEphemeralStorage]; has != counted || counted && q.Sign() <= 0 {
+			t.Errorf("%q: %v", lines, list)
+		}
+		offered(list)
+		pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Resources: v1.ResourceRequirements{
+			Requests: v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("1Ki")}}}}}}
+		refusal := admit.Check(pod, false, nil, admit.Node{Allocatable: list})
+		if counted != (refusal == nil) || !counted && refusal.Reason != "OutOfephemeral-storage" {
+			t.Errorf("%q: %+v", lines, refusal)
+		}
 	}
 }

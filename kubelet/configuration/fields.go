@@ -28,6 +28,7 @@ var applied = []string{
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "topologyManagerPolicy", "topologyManagerScope",
 	"topologyManagerPolicyOptions", "memoryManagerPolicy", "reservedMemory", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
+	"localStorageCapacityIsolation",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
 
@@ -66,7 +67,6 @@ func refusals() []refusal {
 		{"enableControllerAttachDetach", func(c *conf) bool { return c.EnableControllerAttachDetach != nil && !*c.EnableControllerAttachDetach }, "true"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
 		{"tracing", func(c *conf) bool { return c.Tracing != nil }, "leave it out"},
-		{"localStorageCapacityIsolation", func(c *conf) bool { return c.LocalStorageCapacityIsolation != nil && !*c.LocalStorageCapacityIsolation }, "true"},
 	}
 }
 

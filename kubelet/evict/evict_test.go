@@ -149,6 +149,42 @@ func TestOverLimit(t *testing.T) {
 	}
 }
 
+// TestLocalLimits: pods are held to limits of their own for disk only where that is asked for, also when the node is short of something.
+func TestLocalLimits(t *testing.T) {
+	over := podOf("over", 0, "", 1)
+	over.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("1Ki")}
+	over.Disk = 4096
+	other := podOf("other", -1, "", 1)
+	for _, tc := range []struct {
+		name    string
+		limited func() bool
+		short   bool
+		want    string
+	}{
+		{"held to limits", func() bool { return true }, false, "[over]"},
+		{"no pod has one", func() bool { return false }, false, "[]"},
+		{"not held", nil, false, "[]"},
+		{"not held, and the node is short of memory", nil, true, "[other]"},
+	} {
+		var evicted []string
+		available := int64(50)
+		if tc.short {
+			available = 1
+		}
+		l, err := New(Config{Thresholds: []Threshold{{Signal: Memory, Percent: 15}}, Limited: tc.limited,
+			Measure: func(context.Context) map[Signal]Value { return map[Signal]Value{Memory: {available, 100}} },
+			Pods:    func(context.Context) ([]Pod, error) { return []Pod{over, other}, nil },
+			Evict:   func(p *v1.Pod, _ string, _ bool) { evicted = append(evicted, p.Name) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Look(t.Context(), time.Unix(1, 0))
+		if fmt.Sprint(evicted) != tc.want {
+			t.Errorf("%s: evicted %v, want %s", tc.name, evicted, tc.want)
+		}
+	}
+}
+
 func TestLoopFreesImagesBeforePods(t *testing.T) {
 	free, freed, changed := int64(5), uint64(0), 0
 	var evicted []string

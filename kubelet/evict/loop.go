@@ -21,7 +21,7 @@ type Config struct {
 	Measure func(ctx context.Context) map[Signal]Value
 	// Pods returns the pods with what they use. It is asked only when one may have to go, or Limited says so.
 	Pods func(ctx context.Context) ([]Pod, error)
-	// Limited reports whether any pod has a limit of its own for disk. May be nil: no.
+	// Limited reports whether any pod has a limit of its own for disk. May be nil: pods are not held to such limits.
 	Limited func() bool
 	// FreeImages removes unused images and returns the bytes that freed. May be nil.
 	FreeImages func(ctx context.Context) (uint64, error)
@@ -52,9 +52,6 @@ func New(cfg Config) (*Loop, error) {
 	}
 	if cfg.Period == 0 {
 		cfg.Period = 10 * time.Second
-	}
-	if cfg.Limited == nil {
-		cfg.Limited = func() bool { return false }
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
@@ -105,7 +102,8 @@ func (l *Loop) Look(ctx context.Context, now time.Time) {
 	if v.Act != nil && conditionOf(v.Act.Threshold.Signal) == DiskPressure && l.freed(ctx, *v.Act) {
 		v.Act = nil
 	}
-	if v.Act == nil && !l.cfg.Limited() {
+	limited := l.cfg.Limited != nil && l.cfg.Limited()
+	if v.Act == nil && !limited {
 		return
 	}
 	pods, err := l.cfg.Pods(ctx)
@@ -113,10 +111,8 @@ func (l *Loop) Look(ctx context.Context, now time.Time) {
 		l.cfg.Log.Warn("eviction cannot see what pods use", "err", err)
 		return
 	}
-	for _, p := range pods {
-		if why := OverLimit(p); why != "" && !Critical(p.Pod) {
-			l.cfg.Evict(p.Pod, why, true)
-		}
+	if limited {
+		l.evictOverLimit(pods)
 	}
 	if v.Act == nil {
 		return
@@ -128,6 +124,15 @@ func (l *Loop) Look(ctx context.Context, now time.Time) {
 	}
 	l.cfg.Log.Warn("evicting a pod", "pod", victim.Pod.Namespace+"/"+victim.Pod.Name, "signal", v.Act.Threshold.Signal, "available", v.Act.Value.Available)
 	l.cfg.Evict(victim.Pod, victim.Message, v.Act.Threshold.Grace == 0)
+}
+
+// evictOverLimit ends the pods that use more disk than they may.
+func (l *Loop) evictOverLimit(pods []Pod) {
+	for _, p := range pods {
+		if why := OverLimit(p); why != "" && !Critical(p.Pod) {
+			l.cfg.Evict(p.Pod, why, true)
+		}
+	}
 }
 
 func (l *Loop) publish(pressure map[Condition]bool) {

@@ -191,6 +191,9 @@ func resources(c Capacity, f Facts) (capacity, allocatable v1.ResourceList) {
 		v1.ResourceEphemeralStorage: *resource.NewQuantity(f.Storage, resource.BinarySI),
 		v1.ResourcePods:             *resource.NewQuantity(c.MaxPods, resource.DecimalSI),
 	}
+	if c.NoStorage {
+		delete(capacity, v1.ResourceEphemeralStorage)
+	}
 	for size, bytes := range f.HugePages {
 		name := v1.ResourceName(v1.ResourceHugePagesPrefix + resource.NewQuantity(size, resource.BinarySI).String())
 		capacity[name] = *resource.NewQuantity(bytes, resource.BinarySI)

@@ -65,6 +65,8 @@ type Capacity struct {
 	MaxPods int64
 	// Root is a directory on the file system that counts as ephemeral storage.
 	Root string
+	// NoStorage leaves ephemeral storage out of what the node has: it cannot be measured, or is not to be counted.
+	NoStorage bool
 	// Reserved returns what is kept from pods out of the given capacity: for the system, for the kubelet, and up to the
 	// hard eviction thresholds. May be nil.
 	Reserved func(capacity v1.ResourceList) v1.ResourceList

@@ -229,7 +229,15 @@ func TestResources(t *testing.T) {
 	if len(allocatable) != 5 {
 		t.Errorf("allocatable %v", allocatable)
 	}
+	c.NoStorage = true
+	for _, list := range pair(resources(c, Facts{CPUs: 2, Memory: 1 << 30, Storage: 10 << 30})) {
+		if _, has := list[v1.ResourceEphemeralStorage]; has || len(list) != 3 {
+			t.Errorf("without storage: %v", list)
+		}
+	}
 }
+
+func pair(a, b v1.ResourceList) [2]v1.ResourceList { return [2]v1.ResourceList{a, b} }
 
 func TestImages(t *testing.T) {
 	var list []*runtimeapi.Image

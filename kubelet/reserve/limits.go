@@ -1,4 +1,4 @@
-package kubelet
+package reserve
 
 import (
 	"slices"
@@ -11,17 +11,17 @@ import (
 	"github.com/skiff-node/skiff/kubelet/configuration"
 )
 
-// nodeLimits bounds all pods together: their weight is that of the processors they may have, their memory what
+// NodeLimits bounds all pods together: their weight is that of the processors they may have, their memory what
 // kubeReserved and systemReserved leave. Hard eviction thresholds are not taken off, so that eviction can choose before the
 // kernel kills.
-func nodeLimits(c *kubeletconfig.KubeletConfiguration, memory int64, allocatable v1.ResourceList) cgroup.Limits {
+func NodeLimits(c *kubeletconfig.KubeletConfiguration, memory int64, allocatable v1.ResourceList) cgroup.Limits {
 	if !slices.Contains(c.EnforceNodeAllocatable, configuration.EnforcePods) {
 		return cgroup.Limits{}
 	}
 	shares := cgroup.Shares(allocatable.Cpu().MilliValue())
 	l := cgroup.Limits{Shares: &shares}
-	if kept, err := readReservation(c); err == nil {
-		if q := kept.fixed.Memory(); !q.IsZero() {
+	if kept, err := Read(c); err == nil {
+		if q := kept.Fixed.Memory(); !q.IsZero() {
 			left := memory - q.Value()
 			l.Memory = &left
 		}
@@ -33,9 +33,9 @@ func nodeLimits(c *kubeletconfig.KubeletConfiguration, memory int64, allocatable
 	return l
 }
 
-// reservedLimits bounds the groups of the system and of the kubelet to what is reserved for them, where that is asked for.
+// GroupLimits bounds the groups of the system and of the kubelet to what is reserved for them, where that is asked for.
 // What can be throttled is always bounded; memory and processes only without "compressible".
-func reservedLimits(c *kubeletconfig.KubeletConfiguration) map[string]cgroup.Limits {
+func GroupLimits(c *kubeletconfig.KubeletConfiguration) map[string]cgroup.Limits {
 	out := map[string]cgroup.Limits{}
 	for _, r := range []struct {
 		group      string

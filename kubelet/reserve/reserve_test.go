@@ -1,0 +1,69 @@
+package reserve
+
+import (
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/skiff-node/skiff/kubelet/configuration"
+)
+
+// conf is a complete configuration with these lines in it.
+func conf(t *testing.T, lines string) *kubeletconfig.KubeletConfiguration {
+	t.Helper()
+	c := &kubeletconfig.KubeletConfiguration{}
+	if err := yaml.UnmarshalStrict([]byte(lines), c); err != nil {
+		t.Fatal(err)
+	}
+	c, err := configuration.Complete(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestHardThresholds(t *testing.T) {
+	for lines, want := range map[string]string{
+		"":                                      "100Mi 10%",
+		"evictionHard: {memory.available: 1Gi}": "1Gi ",
+		"evictionHard: {memory.available: 1Gi}\nmergeDefaultEvictionSettings: true": "1Gi 10%",
+	} {
+		got := HardThresholds(conf(t, lines))
+		if s := got["memory.available"] + " " + got["nodefs.available"]; s != want {
+			t.Errorf("%q: %q, want %q", lines, s, want)
+		}
+	}
+}
+
+func TestReservedSystemCPUs(t *testing.T) {
+	r, err := Read(conf(t, "reservedSystemCPUs: 0-1,3\nkubeReserved: {cpu: 100m, memory: 1Gi}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := r.Of(v1.ResourceList{v1.ResourceCPU: resource.MustParse("8"), v1.ResourceMemory: resource.MustParse("8Gi")})
+	if kept.Cpu().String() != "3" || kept.Memory().String() != "1124Mi" {
+		t.Errorf("%v", kept)
+	}
+}
+
+func TestNodeLimits(t *testing.T) {
+	allocatable := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}
+	if l := NodeLimits(conf(t, "kubeReserved: {memory: 1Gi}"), 8<<30, allocatable); *l.Shares != 2048 || *l.Memory != 7<<30 {
+		t.Errorf("%+v", l)
+	}
+	if l := NodeLimits(conf(t, "enforceNodeAllocatable: [none]"), 8<<30, allocatable); l.Shares != nil || l.Memory != nil {
+		t.Errorf("%+v", l)
+	}
+	got := GroupLimits(conf(t, `
+enforceNodeAllocatable: [pods, system-reserved, kube-reserved-compressible]
+systemReservedCgroup: /system
+systemReserved: {cpu: 500m, memory: 1Gi, pid: "100"}
+kubeReservedCgroup: /kube
+kubeReserved: {cpu: "1", memory: 1Gi}`))
+	if s, k := got["/system"], got["/kube"]; len(got) != 2 || *s.Shares != 512 || *s.Memory != 1<<30 || *s.Pids != 100 || *k.Shares != 1024 || k.Memory != nil {
+		t.Errorf("%+v", got)
+	}
+}
