@@ -174,7 +174,7 @@ func (k *Kubelet) newWorkers() error {
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Wrote: k.metrics.Pods.StatusWritten, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
 		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: newPodsAPI(k), Events: k.events, Claims: k.facts.claims,
-		Records: record.Dir(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Health: k.facts.assigned.Health, Over: k.facts.assigned.Release, Metrics: k.metrics.Pods, Resizes: k.metrics.Resizes, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Records: record.Files(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Health: k.facts.assigned.Health, Over: k.facts.assigned.Release, Metrics: k.metrics.Pods, Resizes: k.metrics.Resizes, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
 	wc.Unregister = func(uid types.UID) { k.metrics.Forget(string(uid)) }

@@ -37,7 +37,7 @@ type storage struct {
 func (k *Kubelet) newVolumes() error {
 	cfg := kinds.Config{Projected: projected.Config{Objects: k.reader(), Tokens: noObjects{}, Allocatable: k.allocatable}}
 	vc := volume.Config{Root: k.cfg.RootDir, Period: k.cfg.Configuration.SyncFrequency.Duration,
-		Metrics: k.metrics.Volumes, UsageAge: k.cfg.Configuration.VolumeStatsAggPeriod.Duration, Log: k.log}
+		Metrics: k.metrics.Volumes, UsageAge: k.cfg.Configuration.VolumeStatsAggPeriod.Duration, Removed: k.facts.assigned.Release, Log: k.log}
 	if k.client != nil {
 		cfg.Projected.Tokens = k.volumes.tokens
 		if err := k.volumes.newCSI(k, k.volumes.tokens); err != nil {

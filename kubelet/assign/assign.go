@@ -2,7 +2,7 @@
 //
 //	pod admitted ─► Admit: every container is given what it asks for, or the pod is refused
 //	container starts ─► Sets, Extra: where it runs, and what it gets beside its spec
-//	pod is over ─► Release, before the API knows; pod is deleted ─► what it had goes with its directory
+//	pod is over ─► Release, before the API knows; or its directory is removed ─► Release
 //
 // A container that starts again, under this kubelet or the next, has what it had before.
 package assign
@@ -196,8 +196,7 @@ func (a *Assigner) Admit(p *v1.Pod) *Refusal {
 	return nil
 }
 
-// Release takes back what a pod was given that is not taken in after all, or that is over. For one that is deleted it need not
-// be said.
+// Release takes back what a pod was given that is not taken in after all, that is over, or whose directory is gone.
 func (a *Assigner) Release(uid types.UID) {
 	a.devices.Release(uid)
 	var errs []error

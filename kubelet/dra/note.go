@@ -3,11 +3,9 @@ package dra
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -38,23 +36,20 @@ type content struct {
 // load reads the note. The map is never nil.
 func (n note) load() (map[types.UID]*claim, error) {
 	claims := map[types.UID]*claim{}
-	raw, err := os.ReadFile(filepath.Join(n.dir, noteFile))
+	path := filepath.Join(n.dir, noteFile)
+	e, err := whole.ReadJSON[envelope](path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return claims, nil
 	}
 	if err != nil {
 		return claims, err
 	}
-	var e envelope
-	if err := json.Unmarshal(raw, &e); err != nil {
-		return claims, fmt.Errorf("read %s: %w", noteFile, err)
-	}
 	if crc32.ChecksumIEEE([]byte(e.Data)) != e.Checksum {
-		return claims, fmt.Errorf("read %s: the checksum is wrong", noteFile)
+		return claims, &whole.Damaged{Path: path, Err: errors.New("the checksum is wrong")}
 	}
 	var c content
 	if err := json.Unmarshal([]byte(e.Data), &c); err != nil {
-		return claims, fmt.Errorf("read %s: %w", noteFile, err)
+		return claims, &whole.Damaged{Path: path, Err: err}
 	}
 	for _, one := range c.ClaimInfoStateList {
 		if one.PodUIDs == nil {
@@ -80,9 +75,5 @@ func (n note) save(l *ledger) error {
 	if err != nil {
 		return err
 	}
-	raw, err := json.Marshal(envelope{Data: string(data), Checksum: crc32.ChecksumIEEE(data)})
-	if err != nil {
-		return err
-	}
-	return whole.WriteFile(filepath.Join(n.dir, noteFile), raw, 0o600)
+	return whole.WriteJSON(filepath.Join(n.dir, noteFile), envelope{Data: string(data), Checksum: crc32.ChecksumIEEE(data)})
 }

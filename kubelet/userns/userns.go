@@ -8,15 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/skiff-node/skiff/kubelet/whole"
+	"github.com/skiff-node/skiff/kubelet/podfile"
 )
 
 // Unit is the length of ranges: a pod has one or several whole ones.
@@ -37,8 +34,9 @@ type Config struct {
 
 // Allocator gives out ranges.
 type Allocator struct {
-	cfg Config
-	mu  sync.Mutex
+	cfg   Config
+	files podfile.Kind[Mapping]
+	mu    sync.Mutex
 }
 
 // New checks the configuration.
@@ -53,7 +51,8 @@ func New(cfg Config) (*Allocator, error) {
 	if most := (ids - Unit) / cfg.PodIDs; cfg.MaxPods > most {
 		cfg.MaxPods = most
 	}
-	return &Allocator{cfg: cfg}, nil
+	files := podfile.Kind[Mapping]{PodsDir: cfg.PodsDir, Name: "userns", Says: "which ids the pod's user namespace has", Early: true}
+	return &Allocator{cfg: cfg, files: files}, nil
 }
 
 // Wanted tells whether the pod has a user namespace of its own.
@@ -71,18 +70,34 @@ type idMapping struct {
 	Length    uint32 `json:"length"`
 }
 
-const fileName = "userns"
+// UnmarshalJSON refuses what is no one range.
+func (m *Mapping) UnmarshalJSON(raw []byte) error {
+	var f file
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return err
+	}
+	if len(f.UIDs) != 1 || len(f.GIDs) != 1 || f.UIDs[0] != f.GIDs[0] || f.UIDs[0].Container != 0 || f.UIDs[0].Length == 0 {
+		return errors.New("want one range from id 0 on, the same for users and groups")
+	}
+	*m = Mapping{First: f.UIDs[0].Host, Length: f.UIDs[0].Length}
+	return nil
+}
+
+// MarshalJSON writes it as upstream does.
+func (m Mapping) MarshalJSON() ([]byte, error) {
+	ids := []idMapping{{Host: m.First, Length: m.Length}}
+	return json.Marshal(file{UIDs: ids, GIDs: ids})
+}
 
 // Of gives the pod's range; the pod gets one when it has none. Its directory is made if need be.
 func (a *Allocator) Of(uid types.UID) (Mapping, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	dir := filepath.Join(a.cfg.PodsDir, string(uid))
-	has, err := read(filepath.Join(dir, fileName))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	has, ok, err := a.files.Load(uid)
+	if ok || err != nil {
 		return has, err
 	}
-	taken, err := a.taken()
+	taken, err := a.files.All() // one that cannot be read holds up new pods: its ids might be given out twice
 	if err != nil {
 		return Mapping{}, err
 	}
@@ -90,67 +105,17 @@ func (a *Allocator) Of(uid types.UID) (Mapping, error) {
 		first := uint32(Unit + i*a.cfg.PodIDs)
 		m := Mapping{First: first, Length: uint32(a.cfg.PodIDs)}
 		if !overlaps(m, taken) {
-			return m, write(dir, m)
+			return m, a.files.Save(uid, m)
 		}
 	}
 	return Mapping{}, fmt.Errorf("all %d ranges of ids for user namespaces are taken", a.cfg.MaxPods)
 }
 
-// taken reads the ranges of all pods. A file that cannot be read holds up new pods: its ids might be given out twice.
-func (a *Allocator) taken() ([]Mapping, error) {
-	paths, err := filepath.Glob(filepath.Join(a.cfg.PodsDir, "*", fileName))
-	if err != nil {
-		return nil, err
-	}
-	var list []Mapping
-	for _, path := range paths {
-		m, err := read(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, m)
-	}
-	return list, nil
-}
-
-func overlaps(m Mapping, taken []Mapping) bool {
+func overlaps(m Mapping, taken map[types.UID]Mapping) bool {
 	for _, t := range taken {
 		if m.First < t.First+t.Length && t.First < m.First+m.Length {
 			return true
 		}
 	}
 	return false
-}
-
-func read(path string) (Mapping, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return Mapping{}, err
-	}
-	var f file
-	if err := json.Unmarshal(raw, &f); err != nil {
-		return Mapping{}, fmt.Errorf("user namespace file %s: %w", path, err)
-	}
-	if len(f.UIDs) != 1 || len(f.GIDs) != 1 || f.UIDs[0] != f.GIDs[0] || f.UIDs[0].Container != 0 || f.UIDs[0].Length == 0 {
-		return Mapping{}, fmt.Errorf("user namespace file %s: want one range from id 0 on, the same for users and groups", path)
-	}
-	return Mapping{First: f.UIDs[0].Host, Length: f.UIDs[0].Length}, nil
-}
-
-func write(dir string, m Mapping) error {
-	ids := []idMapping{{Host: m.First, Length: m.Length}}
-	raw, err := json.Marshal(file{UIDs: ids, GIDs: ids})
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return fmt.Errorf("make pod directory: %w", err)
-	}
-	if err := whole.WriteFile(filepath.Join(dir, fileName), raw, 0o644); err != nil {
-		return fmt.Errorf("write user namespace file: %w", err)
-	}
-	return nil
 }

@@ -69,7 +69,7 @@ func TestTorn(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, pod, "userns"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := a.Of(types.UID(pod)); err == nil || !strings.Contains(err.Error(), "user namespace file") {
+		if _, err := a.Of(types.UID(pod)); err == nil || !strings.Contains(err.Error(), "user namespace has: file ") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -39,6 +39,8 @@ type Config struct {
 	UsageAge time.Duration
 	// Metrics count the work on volumes. May be nil.
 	Metrics *metrics.Volumes
+	// Removed is told when a pod's directory is gone, with what others had noted in it. May be nil.
+	Removed func(uid types.UID)
 	// Log receives failures of refreshes. May be nil.
 	Log *slog.Logger
 }
@@ -268,6 +270,9 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	}
 	if err := remove(m.PodDir(uid)); err != nil {
 		return fmt.Errorf("tear down the volumes of pod %s: %w", uid, err)
+	}
+	if m.cfg.Removed != nil {
+		m.cfg.Removed(uid)
 	}
 	for _, k := range m.cfg.Kinds {
 		if f, ok := k.(Forgetter); ok {

@@ -3,6 +3,8 @@ package volume_test
 import (
 	"context"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,6 +72,36 @@ func TestUIDsThatWouldLeaveTheRootAreRefused(t *testing.T) {
 		if err := m.Teardown(t.Context(), uid); err == nil || !strings.Contains(err.Error(), "UID") {
 			t.Errorf("%q: %v", uid, err)
 		}
+	}
+}
+
+// TestRemoved: it is told once a pod's directory is gone, whoever the pod was.
+func TestRemoved(t *testing.T) {
+	root := t.TempDir()
+	dir := func(uid string) string { return filepath.Join(root, "pods", uid) }
+	var told []types.UID
+	m, err := volume.New(volume.Config{Root: root, Removed: func(uid types.UID) {
+		if _, err := os.Stat(dir(string(uid))); err == nil {
+			t.Errorf("the directory of %s is there still", uid)
+		}
+		told = append(told, uid)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, uid := range []string{"former", "new"} {
+		if err := os.MkdirAll(dir(uid), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Retain(t.Context(), func(uid types.UID) bool { return uid == "new" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Teardown(t.Context(), "new"); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(told, []types.UID{"former", "new"}) {
+		t.Error(told)
 	}
 }
 

@@ -75,11 +75,11 @@ func (w resizer) recall() {
 	if w.cfg.Records == nil {
 		return
 	}
-	kept, err := w.cfg.Records.Load(p.UID)
+	kept, ok, err := w.cfg.Records.Load(p.UID)
 	if err != nil {
 		w.log.Warn("cannot read what the pod was granted, the API's status counts", "err", err)
 	}
-	if kept == nil {
+	if !ok {
 		return
 	}
 	r.granted, r.actual, r.recalled = resize.Of(p), resize.Allocation{}, map[string]string{}
@@ -108,7 +108,7 @@ func (w resizer) keep(o *pod.Observed) {
 	w.resize.unsaved = false
 	uid := w.pod.UID
 	w.mu.Unlock()
-	if err := w.cfg.Records.Save(uid, &s); err != nil {
+	if err := w.cfg.Records.Save(uid, s); err != nil {
 		w.log.Warn("cannot keep what the pod was granted", "err", err)
 	}
 }

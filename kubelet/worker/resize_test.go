@@ -217,7 +217,7 @@ func TestResizeKept(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(pods, "u"), 0o750); err != nil {
 		t.Fatal(err)
 	}
-	records := record.Dir(pods)
+	records := record.Files(pods)
 	synctest.Test(t, func(t *testing.T) {
 		life := func(n *node) (stop func()) {
 			n.pool = n.newPool()
@@ -247,8 +247,8 @@ func TestResizeKept(t *testing.T) {
 			t.Errorf("updates %v, %s, %s, %d starts", n.updates, n.cpuOf("u"), n.resizeConditions("u"), n.count)
 		}
 		stop()
-		kept, err := records.Load("u")
-		if err != nil || kept == nil || kept.Actual["a"].ID != "a-1" {
+		kept, ok, err := records.Load("u")
+		if err != nil || !ok || kept.Actual["a"].ID != "a-1" {
 			t.Fatalf("%+v, %v", kept, err)
 		}
 		granted := kept.Granted["a"].Requests[v1.ResourceCPU]

@@ -94,9 +94,9 @@ type Statuses interface {
 
 // Records keep what pods were granted and have got, beyond this process.
 type Records interface {
-	// Load gives nil when nothing was kept.
-	Load(uid types.UID) (*record.Standing, error)
-	Save(uid types.UID, s *record.Standing) error
+	// Load is not ok when nothing was kept.
+	Load(uid types.UID) (s record.Standing, ok bool, err error)
+	Save(uid types.UID, s record.Standing) error
 }
 
 // Events records events of pods.

@@ -5,18 +5,15 @@
 //
 //	pod admitted ─► Allocate: file "cpus" in the pod's directory ─► containers start with their sets
 //	                     └─► containers that share are moved off them       (Run)
-//	pod's directory removed ─► its processors are shared again              (Run)
+//	pod is over or removed ─► Release: its processors are shared again       (Run)
 //
-// The files are all the memory there is: they outlive the kubelet, and go with the pod.
+// The files outlive the kubelet, and are read once, at its start: from then on memory says the same. What deletes a pod's directory
+// has to call Release.
 package cpus
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"maps"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -26,7 +23,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/assign/numa"
 	"github.com/skiff-node/skiff/kubelet/pod"
-	"github.com/skiff-node/skiff/kubelet/whole"
+	"github.com/skiff-node/skiff/kubelet/podfile"
 )
 
 // Config of an Allocator. All fields but Options and Given are required.
@@ -43,22 +40,45 @@ type Config struct {
 
 // Allocator gives out processors.
 type Allocator struct {
-	cfg  Config
-	wake chan struct{} // what is shared has changed
+	cfg   Config
+	files podfile.Kind[sets]
+	wake  chan struct{} // what is shared has changed
 
 	mu sync.Mutex
+	// pods is what the files say: nil until all of them have been read, as long as one is damaged. taken is all of that.
+	pods  map[types.UID]sets
+	taken cpuset.CPUSet
 }
 
 // New makes an allocator.
-func New(cfg Config) *Allocator { return &Allocator{cfg: cfg, wake: make(chan struct{}, 1)} }
+func New(cfg Config) *Allocator {
+	files := podfile.Kind[sets]{PodsDir: cfg.PodsDir, Name: "cpus", Says: "which CPUs the pod has", Early: true, Lasting: true}
+	return &Allocator{cfg: cfg, files: files, wake: make(chan struct{}, 1)}
+}
 
-// file is what a pod's file holds: sets by container name, as 0-3,7.
-type file map[string]string
+// sets are those of a pod's containers, by name.
+type sets map[string]cpuset.CPUSet
 
-const fileName = "cpus"
+// MarshalJSON writes each as 0-3,7.
+func (s sets) MarshalJSON() ([]byte, error) {
+	texts := map[string]string{}
+	for name, set := range s {
+		texts[name] = set.String()
+	}
+	return json.Marshal(texts)
+}
 
-func (a *Allocator) path(uid types.UID) string {
-	return filepath.Join(a.cfg.PodsDir, string(uid), fileName)
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (s *sets) UnmarshalJSON(raw []byte) error {
+	var texts map[string]string
+	err := json.Unmarshal(raw, &texts)
+	*s = sets{}
+	for name, text := range texts {
+		if err == nil {
+			(*s)[name], err = cpuset.Parse(text)
+		}
+	}
+	return err
 }
 
 // exclusive is how many processors the container gets for itself; 0 for none. Where resources are the pod's as a whole, its
@@ -110,14 +130,8 @@ func (a *Allocator) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
 }
 
 func (a *Allocator) give(p *v1.Pod, c *v1.Container, count int, near numa.Mask) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	has, err := a.sets(p.UID)
+	has, taken, err := a.known(p.UID)
 	if _, ok := has[c.Name]; ok || err != nil {
-		return err
-	}
-	taken, err := a.taken()
-	if err != nil {
 		return err
 	}
 	if err := a.wholeCores(count, taken); err != nil {
@@ -135,10 +149,14 @@ func (a *Allocator) give(p *v1.Pod, c *v1.Container, count int, near numa.Mask) 
 	if err != nil {
 		return err
 	}
+	has = maps.Clone(has)
 	has[c.Name] = set
-	if err := a.write(p.UID, has); err != nil {
+	if err := a.files.Save(p.UID, has); err != nil { // not under the mutex: containers start meanwhile
 		return err
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pods[p.UID] = has
 	a.changed()
 	return nil
 }
@@ -192,99 +210,50 @@ func reusable(p *v1.Pod, container string, has map[string]cpuset.CPUSet) cpuset.
 	return left
 }
 
-// sets are those of the pod's containers, by name.
-func (a *Allocator) sets(uid types.UID) (map[string]cpuset.CPUSet, error) {
-	has, err := read(a.path(uid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return map[string]cpuset.CPUSet{}, nil
-	}
-	return has, err
-}
-
 // Release takes back the pod's processors.
 func (a *Allocator) Release(uid types.UID) error {
-	err := os.Remove(a.path(uid))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("take back the pod's CPUs: %w", err)
-	}
-	a.changed()
-	return nil
-}
-
-func (a *Allocator) write(uid types.UID, sets map[string]cpuset.CPUSet) error {
-	f := file{}
-	for name, set := range sets {
-		f[name] = set.String()
-	}
-	raw, err := json.Marshal(f)
-	if err != nil {
+	if err := a.files.Remove(uid); err != nil {
 		return err
 	}
-	path := a.path(uid)
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return fmt.Errorf("make pod directory: %w", err)
-	}
-	if err := whole.WriteLasting(path, raw, 0o644); err != nil {
-		return fmt.Errorf("write the pod's CPUs: %w", err)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, had := a.pods[uid]; had {
+		delete(a.pods, uid)
+		a.changed()
 	}
 	return nil
 }
 
-func read(path string) (map[string]cpuset.CPUSet, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var f file
-	if err := json.Unmarshal(raw, &f); err != nil {
-		return nil, fmt.Errorf("file of a pod's CPUs %s: %w", path, err)
-	}
-	sets := map[string]cpuset.CPUSet{}
-	for name, text := range f {
-		if sets[name], err = cpuset.Parse(text); err != nil {
-			return nil, fmt.Errorf("file of a pod's CPUs %s: %w", path, err)
+// known is what the pod's containers have, which must not be changed, and what all pods have.
+func (a *Allocator) known(uid types.UID) (has sets, taken cpuset.CPUSet, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.pods == nil {
+		if a.pods, err = a.files.All(); err != nil {
+			return nil, taken, err
 		}
+		a.sum()
 	}
-	return sets, nil
-}
-
-// taken are the processors that pods have for themselves.
-func (a *Allocator) taken() (cpuset.CPUSet, error) {
-	paths, err := filepath.Glob(filepath.Join(a.cfg.PodsDir, "*", fileName))
-	all := cpuset.New()
-	for _, path := range paths {
-		sets, err := read(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return all, err
-		}
-		for _, set := range sets {
-			all = all.Union(set)
-		}
+	if has = a.pods[uid]; has == nil {
+		has = sets{}
 	}
-	return all, err
+	return has, a.taken, nil
 }
 
 // Of is the set of processors that a container runs on: its own, or those that are shared.
 func (a *Allocator) Of(uid types.UID, container string) (set cpuset.CPUSet, own bool, err error) {
-	has, err := a.sets(uid)
+	has, taken, err := a.known(uid)
 	if err != nil {
 		return set, false, err
 	}
 	if set, own = has[container]; own {
 		return set, true, nil
 	}
-	taken, err := a.taken()
 	shared := a.cfg.Topology.All().Difference(taken)
 	if a.cfg.Options.Strict {
 		shared = shared.Difference(a.cfg.Reserved)
 	}
-	return shared, false, err
+	return shared, false, nil
 }
 
 // Allocatable are the processors that may be given away.
@@ -292,7 +261,19 @@ func (a *Allocator) Allocatable() cpuset.CPUSet {
 	return a.cfg.Topology.All().Difference(a.cfg.Reserved)
 }
 
+// sum adds up what is taken. The mutex is held.
+func (a *Allocator) sum() {
+	a.taken = cpuset.New()
+	for _, s := range a.pods {
+		for _, set := range s {
+			a.taken = a.taken.Union(set)
+		}
+	}
+}
+
+// changed is called when what pods have has changed. The mutex is held.
 func (a *Allocator) changed() {
+	a.sum()
 	select {
 	case a.wake <- struct{}{}:
 	default:

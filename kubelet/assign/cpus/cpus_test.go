@@ -162,8 +162,49 @@ func TestAllocate(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "p")); err != nil {
 		t.Fatal(err)
 	}
+	if err := a.Release("p"); err != nil {
+		t.Fatal(err)
+	}
 	if got := of(t, a, "other", "c"); got != "0-7 own=false" {
 		t.Errorf("after the pod has gone: %s", got)
+	}
+}
+
+// TestFilesAreReadOnce: what is in a pod's directory later counts for the next kubelet only; until all could be read nothing is given.
+func TestFilesAreReadOnce(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "torn", "cpus")
+	write := func(text string) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := New(Config{PodsDir: dir, Topology: machine(), Reserved: cpuset.New(0)})
+	for _, text := range []string{"", "{\"c\":\"1-\"}"} {
+		write(text)
+		if err := allocate(a, testPod("p", container("c", "1"))); err == nil || !strings.Contains(err.Error(), "deleting pod torn") {
+			t.Errorf("%q: %v", text, err)
+		}
+		if _, _, err := a.Of("other", "c"); err == nil {
+			t.Errorf("%q: what is shared is known", text)
+		}
+	}
+	if err := a.Release("torn"); err != nil { // it was deleted
+		t.Fatal(err)
+	}
+	if err := allocate(a, testPod("p", container("c", "1"))); err != nil {
+		t.Fatal(err)
+	}
+	write("{\"c\":\"1-3\"}")
+	if got := of(t, a, "other", "c"); got != "0-3,5-7 own=false" {
+		t.Errorf("the files are read again: %s", got)
+	}
+	again := New(Config{PodsDir: dir, Topology: machine(), Reserved: cpuset.New(0)})
+	if got := of(t, again, "other", "c"); got != "0,5-7 own=false" {
+		t.Errorf("the next kubelet: %s", got)
 	}
 }
 
@@ -203,11 +244,10 @@ func TestRun(t *testing.T) {
 		if f.at["other/c"] != "0,2-4,6-7" {
 			t.Errorf("%v", f.at)
 		}
-		if err := os.RemoveAll(filepath.Join(dir, "p")); err != nil {
+		if err := a.Release("p"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(11 * time.Second)
-		synctest.Wait()
+		synctest.Wait() // and back
 		if f.at["other/c"] != "0-7" {
 			t.Errorf("%v", f.at)
 		}

@@ -18,11 +18,7 @@ func (a *Allocator) Hints(p *v1.Pod, c *v1.Container) numa.Hints {
 		return nil
 	}
 	impossible := numa.Hints{string(v1.ResourceCPU): {}}
-	has, err := a.sets(p.UID)
-	if err != nil {
-		return impossible
-	}
-	taken, err := a.taken()
+	has, taken, err := a.known(p.UID)
 	if err != nil {
 		return impossible
 	}

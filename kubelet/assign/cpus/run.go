@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/cpuset"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -31,7 +32,7 @@ const (
 func (a *Allocator) Run(ctx context.Context, runtime Runtime, period time.Duration, log *slog.Logger) error {
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
-	done := map[string]string{} // the set last given to a container, by ID
+	done := map[string]cpuset.CPUSet{} // the set last given to a container, by ID
 	for {
 		if err := a.place(ctx, runtime, done); err != nil && ctx.Err() == nil {
 			log.Warn("cannot keep containers on their CPUs, will be tried again", "err", err)
@@ -46,7 +47,7 @@ func (a *Allocator) Run(ctx context.Context, runtime Runtime, period time.Durati
 }
 
 // place moves the containers whose set has changed.
-func (a *Allocator) place(ctx context.Context, runtime Runtime, done map[string]string) error {
+func (a *Allocator) place(ctx context.Context, runtime Runtime, done map[string]cpuset.CPUSet) error {
 	running := &cri.ContainerFilter{State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}}
 	list, err := runtime.ListContainers(ctx, &cri.ListContainersRequest{Filter: running})
 	if err != nil {
@@ -63,7 +64,7 @@ func (a *Allocator) place(ctx context.Context, runtime Runtime, done map[string]
 		if err != nil {
 			return err
 		}
-		if done[c.Id] == set.String() {
+		if has, ok := done[c.Id]; ok && has.Equals(set) {
 			continue
 		}
 		_, err = runtime.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{ContainerId: c.Id,
@@ -72,7 +73,7 @@ func (a *Allocator) place(ctx context.Context, runtime Runtime, done map[string]
 			errs = append(errs, fmt.Errorf("move container %s to CPUs %s: %w", c.Id, set, err))
 			continue
 		}
-		done[c.Id] = set.String()
+		done[c.Id] = set
 	}
 	for id := range done {
 		if !seen[id] {

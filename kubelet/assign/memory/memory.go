@@ -11,13 +11,7 @@
 package memory
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -26,7 +20,7 @@ import (
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"github.com/skiff-node/skiff/kubelet/assign/numa"
-	"github.com/skiff-node/skiff/kubelet/whole"
+	"github.com/skiff-node/skiff/kubelet/podfile"
 )
 
 // Config of a Manager. All fields but Given are required.
@@ -42,12 +36,15 @@ type Config struct {
 
 // Manager gives out memory.
 type Manager struct {
-	cfg Config
-	mu  sync.Mutex
+	cfg   Config
+	files podfile.Kind[file]
+	mu    sync.Mutex
 }
 
 // New makes a manager.
-func New(cfg Config) *Manager { return &Manager{cfg: cfg} }
+func New(cfg Config) *Manager {
+	return &Manager{cfg: cfg, files: podfile.Kind[file]{PodsDir: cfg.PodsDir, Name: "memory", Says: "which memory the pod has", Early: true, Lasting: true}}
+}
 
 // block is so much of one kind of memory on a set of nodes.
 type block struct {
@@ -59,39 +56,22 @@ type block struct {
 // file is what a pod's file holds: blocks by container name.
 type file map[string][]block
 
-const fileName = "memory"
-
-func (m *Manager) path(uid types.UID) string {
-	return filepath.Join(m.cfg.PodsDir, string(uid), fileName)
-}
-
-// read reads a file. One that does not exist is empty.
-func read(path string) (file, error) {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return file{}, nil
+// read reads the pod's file. One that does not exist is empty.
+func (m *Manager) read(uid types.UID) (file, error) {
+	f, ok, err := m.files.Load(uid)
+	if !ok {
+		f = file{}
 	}
-	if err != nil {
-		return nil, err
-	}
-	f := file{}
-	if err := json.Unmarshal(raw, &f); err != nil {
-		return nil, fmt.Errorf("file of a pod's memory %s: %w", path, err)
-	}
-	return f, nil
+	return f, err
 }
 
 // state is what is free on each node: that of the machine without what pods have.
 func (m *Manager) state() (state, error) {
 	s := newState(m.cfg.Machine, m.cfg.Reserved)
-	paths, err := filepath.Glob(filepath.Join(m.cfg.PodsDir, "*", fileName))
-	for _, path := range paths {
-		f, err := read(path)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range slices.Sorted(maps.Keys(f)) {
-			for _, b := range f[name] {
+	all, err := m.files.All()
+	for _, uid := range slices.Sorted(maps.Keys(all)) {
+		for _, name := range slices.Sorted(maps.Keys(all[uid])) {
+			for _, b := range all[uid][name] {
 				s.take(b)
 			}
 		}
@@ -116,7 +96,7 @@ func (m *Manager) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
 func (m *Manager) give(p *v1.Pod, c *v1.Container, want Amounts, near numa.Mask) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f, err := read(m.path(p.UID))
+	f, err := m.read(p.UID)
 	if err != nil || f[c.Name] != nil {
 		return err
 	}
@@ -132,35 +112,15 @@ func (m *Manager) give(p *v1.Pod, c *v1.Container, want Amounts, near numa.Mask)
 	for _, kind := range slices.Sorted(maps.Keys(want)) {
 		f.use(p, c.Name, block{nodes, kind, want[kind]})
 	}
-	return m.write(p.UID, f)
-}
-
-func (m *Manager) write(uid types.UID, f file) error {
-	raw, err := json.Marshal(f)
-	if err != nil {
-		return err
-	}
-	path := m.path(uid)
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return fmt.Errorf("make pod directory: %w", err)
-	}
-	if err := whole.WriteLasting(path, raw, 0o644); err != nil {
-		return fmt.Errorf("write the pod's memory: %w", err)
-	}
-	return nil
+	return m.files.Save(p.UID, f)
 }
 
 // Release takes back the pod's memory.
-func (m *Manager) Release(uid types.UID) error {
-	if err := os.Remove(m.path(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("take back the pod's memory: %w", err)
-	}
-	return nil
-}
+func (m *Manager) Release(uid types.UID) error { return m.files.Remove(uid) }
 
 // Of is the set of nodes that a container has its memory from; empty for all.
 func (m *Manager) Of(uid types.UID, container string) (numa.Mask, error) {
-	f, err := read(m.path(uid))
+	f, err := m.read(uid)
 	var nodes numa.Mask
 	for _, b := range f[container] {
 		nodes |= b.Nodes
@@ -178,7 +138,7 @@ func (m *Manager) Hints(p *v1.Pod, c *v1.Container) numa.Hints {
 	if len(want) == 0 {
 		return nil
 	}
-	f, err := read(m.path(p.UID))
+	f, err := m.read(p.UID)
 	if err == nil {
 		if has := f.of(p, c); has != nil {
 			return again(has, want)
@@ -222,7 +182,7 @@ func again(has []block, want Amounts) numa.Hints {
 
 // Container tells which memory a container has.
 func (m *Manager) Container(p *v1.Pod, container string, out *podresources.ContainerResources) {
-	f, err := read(m.path(p.UID))
+	f, err := m.read(p.UID)
 	if err != nil {
 		return
 	}

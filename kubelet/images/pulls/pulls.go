@@ -23,11 +23,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 
@@ -79,7 +79,7 @@ func (r *Records) Intend(image string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	intent := kubeletconfig.ImagePullIntent{TypeMeta: typed("ImagePullIntent"), Image: image}
-	if err := write(r.intentFile(image), &intent); err != nil {
+	if err := whole.WriteJSON(r.intentFile(image), &intent); err != nil {
 		return fmt.Errorf("failed to record image pull intent: %w", err)
 	}
 	r.pulling[image]++
@@ -207,8 +207,7 @@ func (r *Records) intended(image string) (bool, error) {
 	if r.pulling[image] > 0 {
 		return true, nil
 	}
-	var intent kubeletconfig.ImagePullIntent
-	err := read(r.intentFile(image), &intent)
+	intent, err := read[kubeletconfig.ImagePullIntent](r.intentFile(image))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -236,13 +235,12 @@ func (r *Records) learn(image, ref string, proved *credentials) error {
 	if !news {
 		return nil
 	}
-	return write(r.recordFile(ref), rec)
+	return whole.WriteJSON(r.recordFile(ref), rec)
 }
 
 // read returns nil for an image that has no record.
 func (r *Records) read(ref string) (*record, error) {
-	var rec record
-	err := read(r.recordFile(ref), &rec)
+	rec, err := read[record](r.recordFile(ref))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -283,8 +281,8 @@ func (r *Records) Start(ctx context.Context, list func(context.Context) ([]*runt
 
 // adopt turns an intent into a record if its image is there. One whose image is not there stays: the runtime may still pull it.
 func (r *Records) adopt(file string, images []*runtimeapi.Image) {
-	var intent kubeletconfig.ImagePullIntent
-	if err := read(file, &intent); err != nil || r.pulling[intent.Image] > 0 {
+	intent, err := read[kubeletconfig.ImagePullIntent](file)
+	if err != nil || r.pulling[intent.Image] > 0 {
 		return
 	}
 	for _, img := range images {
@@ -311,8 +309,8 @@ func (r *Records) Prune(refs []string, asked time.Time) {
 		return
 	}
 	for _, file := range files {
-		var rec record
-		if read(file, &rec) != nil || !rec.LastUpdatedTime.Time.Before(asked.Truncate(time.Second)) || slices.Contains(refs, rec.ImageRef) {
+		rec, err := read[record](file)
+		if err != nil || !rec.LastUpdatedTime.Time.Before(asked.Truncate(time.Second)) || slices.Contains(refs, rec.ImageRef) {
 			continue
 		}
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -342,26 +340,14 @@ func typed(kind string) metav1.TypeMeta {
 	return metav1.TypeMeta{APIVersion: kubeletconfig.SchemeGroupVersion.String(), Kind: kind}
 }
 
-func write(file string, o any) error {
-	raw, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	return whole.WriteFile(file, raw, 0o600)
-}
-
 // read takes the records of upstream's former version as well, which differ in the version's name only.
-func read(file string, o any) error {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return err
+func read[T any, P interface {
+	*T
+	GetObjectKind() schema.ObjectKind
+}](file string) (T, error) {
+	o, err := whole.ReadJSON[T](file)
+	if group := P(&o).GetObjectKind().GroupVersionKind().Group; err == nil && group != kubeletconfig.GroupName {
+		err = &whole.Damaged{Path: file, Err: fmt.Errorf("it is of %q, not of %s", group, kubeletconfig.GroupName)}
 	}
-	if err := json.Unmarshal(raw, o); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	var head metav1.TypeMeta
-	if err := json.Unmarshal(raw, &head); err != nil || !strings.HasPrefix(head.APIVersion, kubeletconfig.GroupName+"/") {
-		return fmt.Errorf("%s: apiVersion %q is not of %s", file, head.APIVersion, kubeletconfig.GroupName)
-	}
-	return nil
+	return o, err
 }

@@ -2,7 +2,6 @@ package csi
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,35 +65,18 @@ func (j *journal) staging(e *entry) (path, entryDir string) {
 
 // load reads the entry of a directory; a zero entry when there is none that can be read.
 func (j *journal) load(dir string) entry {
-	e, err := read(dir)
-	if err != nil {
-		return entry{}
-	}
+	e, _ := read(dir)
 	return e
 }
 
-func read(dir string) (entry, error) {
-	var e entry
-	raw, err := os.ReadFile(filepath.Join(dir, dataFile))
-	if err != nil {
-		return e, err
-	}
-	if err := json.Unmarshal(raw, &e); err != nil {
-		return e, fmt.Errorf("read %s: %w", filepath.Join(dir, dataFile), err)
-	}
-	return e, nil
-}
+func read(dir string) (entry, error) { return whole.ReadJSON[entry](filepath.Join(dir, dataFile)) }
 
 // save writes the entry of a directory, whole or not at all.
 func (j *journal) save(dir string, e *entry) error {
-	raw, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("note the volume: %w", err)
 	}
-	if err := whole.WriteFile(filepath.Join(dir, dataFile), raw, 0o640); err != nil {
+	if err := whole.WriteJSON(filepath.Join(dir, dataFile), e); err != nil {
 		return fmt.Errorf("note the volume: %w", err)
 	}
 	return nil

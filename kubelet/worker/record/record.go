@@ -6,18 +6,10 @@
 package record
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/pod/resize"
-	"github.com/skiff-node/skiff/kubelet/whole"
+	"github.com/skiff-node/skiff/kubelet/podfile"
 )
 
 // Standing is where the resources of a pod stand.
@@ -35,38 +27,8 @@ type Actual struct {
 	Resources v1.ResourceRequirements `json:"resources"`
 }
 
-// Dir is where the pods' directories are.
-type Dir string
-
-const fileName = "resources"
-
-func (d Dir) path(uid types.UID) string { return filepath.Join(string(d), string(uid), fileName) }
-
-// Load reads what was kept of the pod, nil if nothing was.
-func (d Dir) Load(uid types.UID) (*Standing, error) {
-	raw, err := os.ReadFile(d.path(uid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := &Standing{}
-	if err := json.Unmarshal(raw, s); err != nil {
-		return nil, fmt.Errorf("file of granted resources %s: %w", d.path(uid), err)
-	}
-	return s, nil
-}
-
-// Save keeps it. A pod whose directory is not there any more needs no record: it is being taken down.
-func (d Dir) Save(uid types.UID, s *Standing) error {
-	raw, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	err = whole.WriteFile(d.path(uid), raw, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+// Files are where it is kept of the pods whose directories are in a directory. Nothing is kept of a pod whose own is not there any
+// more: it is being taken down.
+func Files(podsDir string) podfile.Kind[Standing] {
+	return podfile.Kind[Standing]{PodsDir: podsDir, Name: "resources", Says: "which resources the pod was granted"}
 }

@@ -6,12 +6,10 @@
 package checkpoint
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
-	"os"
 
 	"k8s.io/apimachinery/pkg/util/dump"
 
@@ -56,19 +54,15 @@ func (d checkpointData) checksum() uint64 {
 
 // Read reads the file. One that does not exist is empty.
 func Read(path string) (entries []PodDevicesEntry, registered map[string][]string, err error) {
-	raw, err := os.ReadFile(path)
+	f, err := whole.ReadJSON[file](path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
+	if sum := f.Data.checksum(); err == nil && sum != f.Checksum {
+		err = &whole.Damaged{Path: path, Err: fmt.Errorf("checksum is %d, content has %d", f.Checksum, sum)}
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read which devices containers have: %w", err)
-	}
-	var f file
-	if err := json.Unmarshal(raw, &f); err != nil {
-		return nil, nil, fmt.Errorf("read which devices containers have: %s: %w", path, err)
-	}
-	if sum := f.Data.checksum(); sum != f.Checksum {
-		return nil, nil, fmt.Errorf("read which devices containers have: %s: checksum is %d, content has %d", path, f.Checksum, sum)
 	}
 	return f.Data.PodDeviceEntries, f.Data.RegisteredDevices, nil
 }
@@ -77,11 +71,7 @@ func Read(path string) (entries []PodDevicesEntry, registered map[string][]strin
 func Write(path string, entries []PodDevicesEntry, registered map[string][]string) error {
 	f := file{Data: checkpointData{entries, registered}}
 	f.Checksum = f.Data.checksum()
-	raw, err := json.Marshal(f)
-	if err != nil {
-		return err
-	}
-	if err := whole.WriteFile(path, raw, 0o600); err != nil {
+	if err := whole.WriteJSON(path, f); err != nil {
 		return fmt.Errorf("note which devices containers have: %w", err)
 	}
 	return nil
