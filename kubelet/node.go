@@ -24,7 +24,7 @@ func (k *Kubelet) newNode() error {
 	k.node, err = node.New(node.Config{
 		Client: k.client,
 		Identity: node.Identity{Name: k.cfg.NodeName, IPs: k.facts.ips, Labels: k.cfg.Labels, Taints: k.cfg.Taints,
-			ProviderID: k.cfg.ProviderID, ExternalCloud: k.cfg.ExternalCloud, GivenIPs: k.cfg.NodeIPs, Port: c.Port, KubeletVersion: k.cfg.Version},
+			ProviderID: k.cfg.ProviderID, ExternalCloud: k.cfg.ExternalCloud, GivenIPs: k.cfg.NodeIPs, Port: c.Port, Unattached: !*c.EnableControllerAttachDetach, KubeletVersion: k.cfg.Version},
 		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, NoStorage: !*c.LocalStorageCapacityIsolation, Reserved: k.facts.reserved, Devices: k.facts.assigned.Capacity},
 		Runtime:  calls, Images: images,
 		MaxImages:    int(*c.NodeStatusMaxImages),

@@ -92,7 +92,7 @@ func (s *storage) newCSI(k *Kubelet, tokens csi.Tokens) error {
 		return nil
 	}
 	s.csi, err = csi.New(csi.Config{Root: k.cfg.RootDir, Node: k.cfg.NodeName, Client: k.client, Drivers: s.drivers,
-		Tokens: tokens, Events: k.events, InUseChanged: inUseChanged, Reported: reported, Log: k.log})
+		Tokens: tokens, NoAttach: !*k.cfg.Configuration.EnableControllerAttachDetach, Events: k.events, InUseChanged: inUseChanged, Reported: reported, Log: k.log})
 	if err != nil {
 		return err
 	}

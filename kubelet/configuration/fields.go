@@ -28,7 +28,7 @@ var applied = []string{
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "topologyManagerPolicy", "topologyManagerScope",
 	"topologyManagerPolicyOptions", "memoryManagerPolicy", "reservedMemory", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
-	"localStorageCapacityIsolation",
+	"localStorageCapacityIsolation", "enableControllerAttachDetach",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
 
@@ -64,7 +64,6 @@ func refusals() []refusal {
 		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
 		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
-		{"enableControllerAttachDetach", func(c *conf) bool { return c.EnableControllerAttachDetach != nil && !*c.EnableControllerAttachDetach }, "true"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
 		{"tracing", func(c *conf) bool { return c.Tracing != nil }, "leave it out"},
 	}

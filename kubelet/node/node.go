@@ -53,6 +53,8 @@ type Identity struct {
 	GivenIPs      []string
 	// Unschedulable registers the node as cordoned.
 	Unschedulable bool
+	// Unattached tells the cluster not to attach volumes to the node (enableControllerAttachDetach: false).
+	Unattached bool
 	// Port is that of the kubelet's HTTPS server.
 	Port int32
 	// KubeletVersion is reported as nodeInfo.kubeletVersion, e.g. "v1.37.2".

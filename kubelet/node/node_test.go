@@ -291,3 +291,21 @@ func TestExternalCloud(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 }
+
+// TestUnattached: where the cluster is not to attach volumes, the annotation that lets it goes, whoever set it.
+func TestUnattached(t *testing.T) {
+	attached, unattached := introduced(Identity{Name: "n"}), introduced(Identity{Name: "n", Unattached: true})
+	for _, tc := range []struct {
+		want, got *v1.Node
+		patch     string
+	}{
+		{attached, attached, "map[]"},
+		{unattached, unattached, "map[]"},
+		{attached, unattached, "map[annotations:map[volumes.kubernetes.io/controller-managed-attach-detach:true]]"},
+		{unattached, attached, "map[annotations:map[volumes.kubernetes.io/controller-managed-attach-detach:<nil>]]"},
+	} {
+		if got := fmt.Sprint(corrections(tc.want, tc.got)); got != tc.patch {
+			t.Errorf("%s, want %s", got, tc.patch)
+		}
+	}
+}

@@ -27,6 +27,9 @@ const (
 	annotationProvidedIP = "alpha.kubernetes.io/provided-node-ip"
 )
 
+// annotationAttach lets the controller of the cluster attach volumes to the node.
+const annotationAttach = "volumes.kubernetes.io/controller-managed-attach-detach"
+
 // register creates the Node or takes over the one that exists. It tries until it succeeds or ctx ends, and reports which.
 func (m *Manager) register(ctx context.Context) bool {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 7*time.Second) {
@@ -67,21 +70,14 @@ func (m *Manager) tryRegister(ctx context.Context) error {
 	return nil
 }
 
-// adopt makes the labels of the Node that exists what they should be; its status follows with the first sync.
+// adopt makes the labels and annotations of the Node that exists what they should be; its status follows with the first sync.
 func (m *Manager) adopt(ctx context.Context, want *v1.Node) error {
 	api := m.cfg.Client.CoreV1().Nodes()
 	got, err := api.Get(ctx, want.Name, metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("get Node %q: %w", want.Name, err)
 	}
-	metadata := map[string]any{}
-	if d := missing(want.Labels, got.Labels); len(d) > 0 {
-		metadata["labels"] = d
-	}
-	if d := missing(want.Annotations, got.Annotations); len(d) > 0 {
-		metadata["annotations"] = d
-	}
-	if len(metadata) > 0 {
+	if metadata := corrections(want, got); len(metadata) > 0 {
 		patch, err := json.Marshal(map[string]any{"metadata": metadata})
 		if err != nil {
 			return err
@@ -95,9 +91,26 @@ func (m *Manager) adopt(ctx context.Context, want *v1.Node) error {
 	return nil
 }
 
+// corrections are what to change of the metadata that a former kubelet left.
+func corrections(want, got *v1.Node) map[string]any {
+	metadata := map[string]any{}
+	if d := missing(want.Labels, got.Labels); len(d) > 0 {
+		metadata["labels"] = d
+	}
+	d := missing(want.Annotations, got.Annotations)
+	_, wanted := want.Annotations[annotationAttach]
+	if _, has := got.Annotations[annotationAttach]; has && !wanted {
+		d[annotationAttach] = nil // away with it
+	}
+	if len(d) > 0 {
+		metadata["annotations"] = d
+	}
+	return metadata
+}
+
 // missing is what of want is not in have.
-func missing(want, have map[string]string) map[string]string {
-	d := map[string]string{}
+func missing(want, have map[string]string) map[string]any {
+	d := map[string]any{}
 	for k, v := range want {
 		if old, ok := have[k]; !ok || old != v {
 			d[k] = v
@@ -124,9 +137,11 @@ func introduced(id Identity) *v1.Node {
 	}
 	maps.Copy(labels, id.Labels)
 	n := &v1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: id.Name, Labels: labels,
-			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
-		Spec: v1.NodeSpec{Taints: slices.Clone(id.Taints), ProviderID: id.ProviderID, Unschedulable: id.Unschedulable},
+		ObjectMeta: metav1.ObjectMeta{Name: id.Name, Labels: labels, Annotations: map[string]string{}},
+		Spec:       v1.NodeSpec{Taints: slices.Clone(id.Taints), ProviderID: id.ProviderID, Unschedulable: id.Unschedulable},
+	}
+	if !id.Unattached {
+		n.Annotations[annotationAttach] = "true"
 	}
 	if id.ExternalCloud {
 		n.Spec.Taints = append(n.Spec.Taints, v1.Taint{Key: taintUninitialized, Value: "true", Effect: v1.TaintEffectNoSchedule})

@@ -163,8 +163,15 @@ func (e *SetupError) Error() string {
 
 func (e *SetupError) Unwrap() error { return e.Err }
 
-// Reason is the reason of the event that tells of the failure: FailedMount, or FailedMapVolume for a block device.
+// StepAttach is what fails for a volume that cannot be attached to the node.
+const StepAttach = "AttachVolume.Attach"
+
+// Reason is the reason of the event that tells of the failure: FailedMount, FailedMapVolume for a block device, or
+// FailedAttachVolume.
 func (e *SetupError) Reason() string {
+	if e.Step == StepAttach {
+		return "FailedAttachVolume"
+	}
 	if strings.HasPrefix(e.Step, "MapVolume.") {
 		return "FailedMapVolume"
 	}

@@ -19,6 +19,14 @@ const attachTime = 2*time.Minute + 3*time.Second
 // Pauses between looks at a VolumeAttachment. The Node authorizer lets a kubelet get those of its node but not watch them.
 const firstLook, lastLook = 20 * time.Millisecond, time.Second
 
+// attachable refuses what nobody will attach.
+func attachable(s *setup) error {
+	if s.cfg.NoAttach && !s.vol.Inline && s.wish.Attach {
+		return errors.New("attaching volumes from the kubelet is not supported")
+	}
+	return nil
+}
+
 // attached waits until the volume is attached to the node, for a driver that needs it, and keeps what the driver's
 // controller said about it.
 func (s *setup) attached(ctx context.Context) error {

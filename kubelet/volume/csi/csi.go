@@ -70,6 +70,9 @@ type Config struct {
 	Events Events
 	// Labels is what the machine knows of SELinux; optional.
 	Labels selinux.Labels
+	// NoAttach says that the cluster does not attach volumes to this node. No kubelet does it itself, so pods cannot have those that
+	// have to be attached.
+	NoAttach bool
 	// InUseChanged is told when the answer of InUse has changed; optional.
 	InUseChanged func()
 	// Reported returns nil once the volume is safe from being detached; see Safe. Optional. Nothing is staged before.

@@ -344,3 +344,34 @@ func TestOnePodAtATime(t *testing.T) {
 
 // only tells of one pod that there is.
 func only(uid types.UID) func(types.UID) bool { return func(u types.UID) bool { return u == uid } }
+
+// TestNothingIsAttached: where the cluster attaches nothing, a volume that has to be attached fails at once and in upstream's words,
+// and one that need not be works.
+func TestNothingIsAttached(t *testing.T) {
+	for _, required := range []bool{true, false} {
+		w := newWorld(t, csitest.Options{Node: stages}, append(bound("a", nil), object(func(s *storagev1.CSIDriverSpec) { s.AttachRequired = &required }))...)
+		w.stop()
+		w.noAttach = true
+		w.kubelet()
+		w.register()
+		w.report()
+		provision(t, w.driver, "h-a")
+		p := pod("one", claimVolume("a"))
+		_, err := w.Setup(t.Context(), p)
+		if !required {
+			if err != nil || w.driver.Count("NodePublishVolume") != 1 {
+				t.Errorf("not to be attached: %v", err)
+			}
+		} else if all := volume.Failures(err); len(all) != 1 || all[0].Reason != "FailedAttachVolume" ||
+			all[0].Message != `AttachVolume.Attach failed for volume "pv-a" : attaching volumes from the kubelet is not supported` {
+			t.Errorf("to be attached: %+v", all)
+		}
+		if err := w.Teardown(t.Context(), p.UID); err != nil {
+			t.Fatal(err)
+		}
+		w.clean()
+		if n := len(w.kind.InUse()); n != 0 {
+			t.Errorf("%d in use", n)
+		}
+	}
+}

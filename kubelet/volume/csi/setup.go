@@ -39,6 +39,7 @@ func (s *setup) run(ctx context.Context) (volume.Place, error) {
 		do            func(context.Context) error
 	}{
 		{"MountVolume.MountDevice", "MapVolume.SetUpDevice", s.prepare},
+		{volume.StepAttach, volume.StepAttach, func(context.Context) error { return attachable(s) }},
 		{"MountVolume.WaitForAttach", "MapVolume.WaitForAttach", s.attached},
 		{"MountVolume.SetUp", "MapVolume.SetUpDevice", s.note},
 		{"MountVolume.WaitForAttach", "MapVolume.WaitForAttach", s.reported},

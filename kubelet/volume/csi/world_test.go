@@ -51,6 +51,7 @@ type world struct {
 	events   []string
 	reported bool
 	labels   selinux.Labels // nil: this machine's
+	noAttach bool
 }
 
 // Reported is the node's status, which the test changes.
@@ -136,7 +137,7 @@ func (w *world) kubelet() {
 	if w.drivers, err = csi.NewDrivers(csi.DriversConfig{Client: w.client, Node: "node", Dial: plugin.Dial}); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.kind, err = csi.New(csi.Config{Root: w.root, Node: "node", Client: w.client, Drivers: w.drivers, Tokens: w, Events: w, Reported: w.Reported, Labels: w.labels}); err != nil {
+	if w.kind, err = csi.New(csi.Config{Root: w.root, Node: "node", Client: w.client, Drivers: w.drivers, Tokens: w, Events: w, Reported: w.Reported, Labels: w.labels, NoAttach: w.noAttach}); err != nil {
 		w.t.Fatal(err)
 	}
 	if w.Manager, err = volume.New(volume.Config{Root: w.root, Kinds: []volume.Kind{w.kind}, Claims: claim.Finder{Client: w.client}, Period: 10 * time.Millisecond}); err != nil {
