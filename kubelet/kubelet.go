@@ -257,6 +257,11 @@ func (k *Kubelet) connect(ctx context.Context) error {
 }
 
 func (k *Kubelet) close() {
+	if m := k.cgroups.Load(); m != nil {
+		if err := m.Close(); err != nil {
+			k.log.Debug("close the connection to systemd", "err", err)
+		}
+	}
 	k.probes.Close()
 	k.statuses.Close()
 	k.events.Close()

@@ -24,6 +24,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/assign"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/cgroup/systemd"
 	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/dra"
 	"github.com/skiff-node/skiff/kubelet/images/pulls"
@@ -146,7 +147,15 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	case err != nil && status.Code(err) != codes.Unimplemented:
 		return fmt.Errorf("ask the runtime for its cgroup driver: %w", err)
 	}
-	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Systemd: driver == "systemd", Log: k.log, Node: reserve.NodeLimits(c, k.facts.memory, k.allocatable()),
+	var units cgroup.Units
+	if driver == "systemd" {
+		b, err := systemd.New()
+		if err != nil {
+			return fmt.Errorf("cgroup driver systemd: %w", err)
+		}
+		units = b
+	}
+	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Units: units, Log: k.log, Node: reserve.NodeLimits(c, k.facts.memory, k.allocatable()),
 		Reserved: reserve.GroupLimits(c),
 		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}})
 	if err != nil {

@@ -33,7 +33,7 @@ var owners = map[string][]string{
 	"github.com/containerd/ttrpc":                      {"runtimeservice/shim"},
 	"github.com/containerd/containerd/api":             {"runtimeservice/shim"},
 	"github.com/opencontainers/selinux":                {"kubelet/volume/selinux"},
-	"github.com/godbus/dbus":                           {"kubelet/shutdown"},
+	"github.com/godbus/dbus":                           {"kubelet/shutdown", "kubelet/cgroup/systemd"},
 	"github.com/containernetworking/cni":               {"network/cni"},
 	"github.com/google/nftables":                       {"proxy/apply", "proxy/packettest", "network/policy", "network/hostport"},
 	"github.com/coredns/coredns":                       {"network/dns"},

@@ -9,14 +9,14 @@
 // names are upstream's, because agents find a pod's processes by them.
 //
 // What is to be written is a pure function of the pod (PodLimits) and of the version of control groups (Files); the
-// Manager writes it. Version 1 has a tree per controller, which need not be mounted together (cpu and cpuacct apart, say);
+// Manager writes it. With the systemd driver each group is a slice (kubepods-burstable-pod<uid>.slice): systemd makes it, is told
+// its limits as properties (Properties), and they are written to its files as well, as OCI runtimes do. Version 1 has a tree per controller, which need not be mounted together (cpu and cpuacct apart, say);
 // version 2 has one tree. Both are found in mountinfo. In the hybrid set-up, version 1 has the controllers.
 package cgroup
 
 import (
 	"fmt"
 	"path"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,13 +40,7 @@ func Path(root string, class Class, uid types.UID) string {
 // Slice is the cgroup of a pod for the systemd driver, as a slice's name: kubepods-burstable-pod<uid>.slice. The dashes of
 // the uid become underscores, because systemd reads a dash as a step down the tree.
 func Slice(root string, class Class, uid types.UID) string {
-	parts := []string{}
-	for _, p := range strings.Split(path.Join(root, top, tier(class), "pod"+string(uid)), "/") {
-		if p != "" {
-			parts = append(parts, strings.ReplaceAll(p, "-", "_"))
-		}
-	}
-	return strings.Join(parts, "-") + ".slice"
+	return path.Base(expand(path.Join(root, top, tier(class), "pod"+string(uid))))
 }
 
 // tier is the directory of a class; Guaranteed pods have none.

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,8 +20,8 @@ import (
 type Config struct {
 	// Root is the group below which kubepods lies, "/" by default (cgroupRoot).
 	Root string
-	// Systemd makes EnsurePod return slice names; systemd makes and removes the groups itself when the runtime asks it to.
-	Systemd bool
+	// Units makes the groups slices of systemd (cgroupDriver: systemd); nil means the cgroupfs driver.
+	Units Units
 	// Layout is where control groups are mounted; its zero value means to detect it.
 	Layout Layout
 	// Node are the limits of all pods together (node allocatable).
@@ -38,6 +36,7 @@ type Config struct {
 
 // Manager makes and removes the groups of pods. It is safe for concurrent use.
 type Manager struct {
+	tree
 	cfg  Config
 	mu   sync.Mutex
 	pods map[types.UID]podState
@@ -80,46 +79,37 @@ func New(cfg Config) (*Manager, error) {
 	} else if cfg.Options.PageSizes == nil {
 		cfg.Options.PageSizes = HugePageSizes()
 	}
-	return &Manager{cfg: cfg, pods: map[types.UID]podState{}}, nil
+	return &Manager{tree: tree{root: cfg.Root, layout: cfg.Layout, units: cfg.Units}, cfg: cfg, pods: map[types.UID]podState{}}, nil
 }
 
-// Version is the version of control groups in use.
-func (m *Manager) Version() Version { return m.cfg.Layout.Version }
-
-// Dir is the directory of a group in the tree of a controller, "" when there is no such tree.
-func (m *Manager) Dir(controller, group string) string {
-	root := m.cfg.Layout.Trees[controller]
-	if root == "" {
-		return ""
+// Close ends the connection to systemd, if there is one. The groups stay.
+func (m *Manager) Close() error {
+	if c, ok := m.units.(io.Closer); ok {
+		return c.Close()
 	}
-	return filepath.Join(root, group)
+	return nil
 }
 
 // EnsureNode makes kubepods with the node's limits and the two tiers below it. It is idempotent.
 func (m *Manager) EnsureNode() error {
 	for group, limits := range m.cfg.Reserved {
-		group = filepath.Join("/", group)
+		group = m.existing(group)
 		if !m.exists(group) {
 			return fmt.Errorf("cgroup %q, which is to be limited to what is reserved, does not exist", group)
 		}
-		if err := m.write(group, Files(m.cfg.Layout.Version, limits)); err != nil {
+		if err := m.set(group, limits); err != nil {
 			return fmt.Errorf("limit cgroup %q to what is reserved: %w", group, err)
 		}
 	}
-	if m.cfg.Systemd {
-		return nil
-	}
-	all := filepath.Join("/", m.cfg.Root, top)
-	if err := m.ensure(all, Files(m.cfg.Layout.Version, m.cfg.Node)); err != nil {
+	if err := m.ensure(m.group(), m.cfg.Node); err != nil {
 		return fmt.Errorf("make the cgroup of all pods: %w", err)
 	}
-	least := Files(m.cfg.Layout.Version, Limits{Shares: ptr(minShares)})
 	for _, tier := range []string{burstable, bestEffort} {
-		group, files := filepath.Join(all, tier), least
+		group, limits := m.group(tier), Limits{Shares: ptr(minShares)}
 		if tier == burstable && m.exists(group) {
-			files = nil // its pods may run: it keeps its weight until they are adopted
+			limits = Limits{} // its pods may run: it keeps its weight until they are adopted
 		}
-		if err := m.ensure(group, files); err != nil {
+		if err := m.ensure(group, limits); err != nil {
 			return fmt.Errorf("make the cgroup of %s pods: %w", tier, err)
 		}
 	}
@@ -130,29 +120,40 @@ func (m *Manager) EnsureNode() error {
 // when the pod's resources change. Nothing is written when nothing changed.
 func (m *Manager) EnsurePod(pod *v1.Pod) (cgroupParent string, err error) {
 	class := ClassOf(pod)
-	if m.cfg.Systemd {
-		return Slice(m.cfg.Root, class, pod.UID), nil
+	group := m.podGroup(class, pod.UID)
+	cgroupParent = group
+	if m.units != nil {
+		cgroupParent = filepath.Base(group)
 	}
-	group := Path(m.cfg.Root, class, pod.UID)
-	files := Files(m.cfg.Layout.Version, PodLimits(pod, m.cfg.Options))
+	limits := m.limits(pod)
+	files := Files(m.layout.Version, limits)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if have, ok := m.pods[pod.UID]; ok && have.class == class && slices.Equal(have.files, files) && m.exists(group) {
-		return group, nil
+	have, ok := m.pods[pod.UID]
+	m.mu.Unlock()
+	if ok && have.class == class && slices.Equal(have.files, files) && m.exists(group) {
+		return cgroupParent, nil
 	}
-	if err := m.ensure(group, files); err != nil {
+	if err := m.ensure(group, limits); err != nil {
 		return "", fmt.Errorf("make the cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.count(pod, files)
-	return group, nil
+	return cgroupParent, nil
+}
+
+// limits of the pod's group.
+func (m *Manager) limits(pod *v1.Pod) Limits {
+	l := PodLimits(pod, m.cfg.Options)
+	if m.units != nil {
+		l = l.whole()
+	}
+	return l
 }
 
 // Adopt counts a pod that a kubelet before this one has started, for the tiers weigh and protect what their pods ask for together.
 // The pod's own group is left as it is: it may be about to be resized.
 func (m *Manager) Adopt(pod *v1.Pod) {
-	if m.cfg.Systemd {
-		return
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.pods[pod.UID]; !ok {
@@ -171,32 +172,20 @@ func (m *Manager) count(pod *v1.Pod, files []File) {
 // ResizePod gives the pod's group the limits of pod, and runs change, which gives its containers theirs, in between: a
 // group can take no less than its children have, and they no more than it has. So it first takes any.
 func (m *Manager) ResizePod(pod *v1.Pod, change func() error) error {
-	if m.cfg.Systemd {
-		return change()
-	}
-	limits := PodLimits(pod, m.cfg.Options)
+	limits := m.limits(pod)
 	open := Limits{Quota: ptr(Unlimited), Period: m.cfg.Options.Period, Memory: ptr(Unlimited)}
-	group := Path(m.cfg.Root, ClassOf(pod), pod.UID)
-	if err := m.write(group, Files(m.cfg.Layout.Version, open)); err != nil {
+	group := m.podGroup(ClassOf(pod), pod.UID)
+	if err := m.set(group, open); err != nil {
 		return fmt.Errorf("lift the limits of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	failed := change()
-	if err := m.write(group, Files(m.cfg.Layout.Version, limits)); err != nil {
+	if err := m.set(group, limits); err != nil {
 		return errors.Join(failed, fmt.Errorf("limit pod %s/%s: %w", pod.Namespace, pod.Name, err))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.count(pod, Files(m.cfg.Layout.Version, limits))
+	m.count(pod, Files(m.layout.Version, limits))
 	return failed
-}
-
-func (m *Manager) exists(group string) bool {
-	for _, c := range needed() {
-		if _, err := os.Stat(m.Dir(c, group)); err != nil {
-			return false
-		}
-	}
-	return true
 }
 
 // weighBurstable gives the burstable tier the sum of its pods' shares, so that its pods together weigh as much against
@@ -212,8 +201,7 @@ func (m *Manager) weighBurstable() {
 	if shares == m.last {
 		return
 	}
-	group := filepath.Join("/", m.cfg.Root, top, burstable)
-	if err := m.write(group, Files(m.cfg.Layout.Version, Limits{Shares: &shares})); err != nil {
+	if err := m.set(m.group(burstable), Limits{Shares: &shares}); err != nil {
 		m.cfg.Log.Warn("the cpu weight of the burstable pods could not be set", "err", err)
 		return
 	}
@@ -223,7 +211,7 @@ func (m *Manager) weighBurstable() {
 // protect lets the tiers above the pods have what the pods request of memory: the kernel gives a group no more protection than
 // those above it. m.mu is held.
 func (m *Manager) protect() {
-	if !m.cfg.Options.Tiered || m.cfg.Layout.Version != V2 {
+	if !m.cfg.Options.Tiered || m.layout.Version != V2 {
 		return
 	}
 	sums := [2]int64{}
@@ -238,9 +226,8 @@ func (m *Manager) protect() {
 	if sums == m.kept {
 		return
 	}
-	all := filepath.Join("/", m.cfg.Root, top)
-	err := errors.Join(m.write(all, Files(V2, Limits{Min: ptr(sums[0] + sums[1]), Low: ptr(sums[1])})),
-		m.write(filepath.Join(all, burstable), Files(V2, Limits{Low: ptr(sums[1])})))
+	err := errors.Join(m.set(m.group(), Limits{Min: ptr(sums[0] + sums[1]), Low: ptr(sums[1])}),
+		m.set(m.group(burstable), Limits{Low: ptr(sums[1])}))
 	if err != nil {
 		m.cfg.Log.Warn("the memory that pods request could not be protected", "err", err)
 		return
@@ -255,73 +242,12 @@ func (m *Manager) Protected() (guaranteed, burstable int64) {
 	return m.kept[0], m.kept[1]
 }
 
-// ensure makes the group in each tree it needs and writes the files.
-func (m *Manager) ensure(group string, files []File) error {
-	if m.cfg.Layout.Version == V2 {
-		if err := m.ensure2(group); err != nil {
-			return err
-		}
-		return m.write(group, files)
-	}
-	for _, c := range append(needed(), "hugetlb") {
-		dir := m.Dir(c, group)
-		if dir == "" {
-			continue
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	return m.write(group, files)
-}
-
-// ensure2 makes the group and hands the controllers down to it, step by step: a child has a controller only when its
-// parent's subtree_control says so.
-func (m *Manager) ensure2(group string) error {
-	dir := m.cfg.Layout.Trees["cpu"]
-	var enable []string
-	for _, c := range []string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids"} {
-		if m.cfg.Layout.Trees[c] != "" {
-			enable = append(enable, "+"+c)
-		}
-	}
-	for _, step := range strings.Split(strings.Trim(group, "/"), "/") {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(strings.Join(enable, " ")), 0); err != nil {
-			return err
-		}
-		dir = filepath.Join(dir, step)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *Manager) write(group string, files []File) error {
-	for _, f := range files {
-		dir := m.Dir(f.Controller, group)
-		if dir == "" {
-			continue
-		}
-		if err := os.WriteFile(filepath.Join(dir, f.Name), []byte(f.Value), 0); err != nil {
-			return fmt.Errorf("write %q: %w", f.Value, err)
-		}
-	}
-	return nil
-}
-
 // RemovePod removes the pod's group and whatever is below it from every tree. Its containers must be stopped; a process
 // that is still exiting is waited for until ctx ends. A group that does not exist is no error.
 func (m *Manager) RemovePod(ctx context.Context, uid types.UID) error {
-	if m.cfg.Systemd {
-		return nil
-	}
 	for _, class := range []Class{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
-		for _, root := range m.cfg.Layout.Roots {
-			dir := filepath.Join(root, Path(m.cfg.Root, class, uid))
-			if err := removeTree(ctx, dir); err != nil {
-				return fmt.Errorf("remove the cgroup of pod %s: %w", uid, err)
-			}
+		if err := m.remove(ctx, m.podGroup(class, uid)); err != nil {
+			return fmt.Errorf("remove the cgroup of pod %s: %w", uid, err)
 		}
 	}
 	m.mu.Lock()
@@ -334,13 +260,10 @@ func (m *Manager) RemovePod(ctx context.Context, uid types.UID) error {
 
 // Retain removes the groups of all pods but those that there are, by has, when it is their turn: what a crash left behind.
 func (m *Manager) Retain(ctx context.Context, has func(types.UID) bool) error {
-	if m.cfg.Systemd {
-		return nil
-	}
 	found := map[types.UID]bool{}
-	for _, root := range m.cfg.Layout.Roots {
+	for _, root := range m.layout.Roots {
 		for _, tier := range []string{"", burstable, bestEffort} {
-			podsIn(filepath.Join(root, m.cfg.Root, top, tier), found)
+			m.podsIn(root, m.group(tier), found)
 		}
 	}
 	var failed []error
@@ -350,53 +273,6 @@ func (m *Manager) Retain(ctx context.Context, has func(types.UID) bool) error {
 		}
 	}
 	return errors.Join(failed...)
-}
-
-// podsIn adds the pods that have a group in dir. A tree without pods has no such directory.
-func podsIn(dir string, into map[types.UID]bool) {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if uid, ok := strings.CutPrefix(e.Name(), "pod"); ok && e.IsDir() {
-			into[types.UID(uid)] = true
-		}
-	}
-}
-
-// removeTree removes a group and those below it. The kernel refuses (EBUSY) while a process is in it.
-func removeTree(ctx context.Context, dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeTree(ctx, filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		err := os.Remove(dir)
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w; processes in it: %s", err, processes(dir))
-		case <-time.After(pause):
-		}
-	}
-}
-
-func processes(dir string) string {
-	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return err.Error()
-	}
-	return strings.Join(strings.Fields(string(data)), " ")
 }
 
 // HugePageSizes lists the sizes of huge pages of this machine, in bytes.
