@@ -31,10 +31,10 @@ import (
 	"github.com/skiff-node/skiff/kubelet/memory"
 	"github.com/skiff-node/skiff/kubelet/node"
 	"github.com/skiff-node/skiff/kubelet/objects"
+	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
 	"github.com/skiff-node/skiff/kubelet/reserve"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
-	"github.com/skiff-node/skiff/kubelet/source"
 	"github.com/skiff-node/skiff/kubelet/volume/token"
 )
 
@@ -250,7 +250,7 @@ func (s *services) of(ctx context.Context, p *v1.Pod) ([]*v1.Service, error) {
 	if s.lister == nil {
 		return nil, nil
 	}
-	static := source.Static(p)
+	static := pod.Static(p)
 	for !static && !s.synced() {
 		select {
 		case <-ctx.Done():

@@ -96,7 +96,7 @@ func podOf(name string, priority int32, request string, memory int64) Pod {
 func TestChoose(t *testing.T) {
 	short := Shortage{Threshold{Signal: Memory, Quantity: 100 * mi}, Value{50 * mi, 1000 * mi}}
 	static := podOf("static", 0, "", 900)
-	static.Annotations = map[string]string{"kubernetes.io/config.source": "file"}
+	static.Annotations = map[string]string{pod.AnnotationSource: "file"}
 	done := podOf("done", 0, "", 900)
 	done.Status.Phase = v1.PodFailed
 	for _, tc := range []struct {

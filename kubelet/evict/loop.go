@@ -8,6 +8,8 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // Config is what a Loop needs.
@@ -129,7 +131,7 @@ func (l *Loop) Look(ctx context.Context, now time.Time) {
 // evictOverLimit ends the pods that use more disk than they may.
 func (l *Loop) evictOverLimit(pods []Pod) {
 	for _, p := range pods {
-		if why := OverLimit(p); why != "" && !Critical(p.Pod) {
+		if why := OverLimit(p); why != "" && !pod.Critical(p.Pod) {
 			l.cfg.Evict(p.Pod, why, true)
 		}
 	}

@@ -32,21 +32,10 @@ type Victim struct {
 	Message string
 }
 
-// Critical reports whether the pod may never be evicted: static and mirror pods, and those the cluster needs.
-func Critical(p *v1.Pod) bool {
-	if source := p.Annotations["kubernetes.io/config.source"]; source != "" && source != "api" {
-		return true
-	}
-	if _, mirror := p.Annotations["kubernetes.io/config.mirror"]; mirror {
-		return true
-	}
-	return pod.Critical(p)
-}
-
 // Choose picks the pod to evict for the shortage, nil when there is none that may go.
 func Choose(s Shortage, pods []Pod) *Victim {
 	pods = slices.DeleteFunc(slices.Clone(pods), func(p Pod) bool {
-		return Critical(p.Pod) || p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
+		return pod.Critical(p.Pod) || p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
 	})
 	if len(pods) == 0 {
 		return nil

@@ -25,7 +25,6 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/pod"
-	"github.com/skiff-node/skiff/kubelet/source"
 )
 
 // The behaviours of memorySwap.swapBehavior.
@@ -159,9 +158,8 @@ func (p Policy) Tune(of *v1.Pod, c *v1.Container, r *cri.LinuxContainerResources
 // less than its limit.
 func (p Policy) Swaps(of *v1.Pod, c *v1.Container) bool {
 	request, limit := c.Resources.Requests.Memory(), c.Resources.Limits.Memory()
-	critical := source.Static(of) || pod.Critical(of)
 	asks := !request.IsZero() || !limit.IsZero()
-	return p.Limited && p.Control && p.Version == cgroup.V2 && !critical && asks && request.Cmp(*limit) != 0 && pod.QOS(of) == v1.PodQOSBurstable
+	return p.Limited && p.Control && p.Version == cgroup.V2 && !pod.Critical(of) && asks && request.Cmp(*limit) != 0 && pod.QOS(of) == v1.PodQOSBurstable
 }
 
 // share of the swap is that of the request of the memory; none when the request makes no sense here.

@@ -15,7 +15,7 @@ import (
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/skiff-node/skiff/kubelet/cgroup"
-	"github.com/skiff-node/skiff/kubelet/source"
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // podOf has one container with that memory: request/limit, either may be empty.
@@ -59,7 +59,7 @@ func TestTune(t *testing.T) {
 		"guaranteed":             {limited, guaranteed("1Gi"), "memory.swap.max=0"},
 		"burstable, all it asks": {limited, podOf("1Gi", "1Gi"), "memory.swap.max=0"},
 		"critical":               {limited, with(podOf("1Gi", ""), func(p *v1.Pod) { p.Spec.Priority = &critical }), "memory.swap.max=0"},
-		"static":                 {limited, with(podOf("1Gi", ""), func(p *v1.Pod) { p.Annotations = map[string]string{source.AnnotationSource: "file"} }), "memory.swap.max=0"},
+		"static":                 {limited, with(podOf("1Gi", ""), func(p *v1.Pod) { p.Annotations = map[string]string{pod.AnnotationSource: "file"} }), "memory.swap.max=0"},
 		"NoSwap":                 {none, podOf("1Gi", "2Gi"), "memory.swap.max=0"},
 		"nothing counts swap":    {Policy{Version: cgroup.V2}, podOf("1Gi", "2Gi"), ""},
 		"v1":                     {Policy{Version: cgroup.V1, Control: true}, podOf("1Gi", "2Gi"), "swap=77"},

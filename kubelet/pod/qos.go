@@ -44,9 +44,3 @@ func classOf(all []*v1.ResourceRequirements) v1.PodQOSClass {
 	}
 	return v1.PodQOSBurstable
 }
-
-// CriticalFrom is the priority of system-cluster-critical, the lower of the system's two.
-const CriticalFrom = 2_000_000_000
-
-// Critical tells whether the pod is of the system's priority classes.
-func Critical(p *v1.Pod) bool { return p.Spec.Priority != nil && *p.Spec.Priority >= CriticalFrom }

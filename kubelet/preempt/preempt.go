@@ -11,7 +11,6 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
-	"github.com/skiff-node/skiff/kubelet/source"
 )
 
 // Upstream's words.
@@ -40,7 +39,7 @@ type Admission struct{ Config }
 // Check is admit.Check, with room being made where that helps. Then it waits until the pods that had to go have ended.
 func (a Admission) Check(p *v1.Pod, static bool, active []*v1.Pod, n admit.Node) *admit.Refusal {
 	refusal := admit.Check(p, static, active, n)
-	if refusal == nil || !critical(p) {
+	if refusal == nil || !pod.Critical(p) {
 		return refusal
 	}
 	needs, unbounded := admit.Lacking(p, active, n), n
@@ -109,14 +108,9 @@ func (a Admission) await(victims []*v1.Pod) {
 	}
 }
 
-// critical pods come from files, or have a priority of the system's classes.
-func critical(p *v1.Pod) bool {
-	return source.Static(p) || pod.Critical(p)
-}
-
 // preemptable tells whether a pod that runs has to go for p if need be.
 func preemptable(p, running *v1.Pod) bool {
-	if critical(p) && !critical(running) {
+	if pod.Critical(p) && !pod.Critical(running) {
 		return true
 	}
 	return p.Spec.Priority != nil && running.Spec.Priority != nil && *p.Spec.Priority > *running.Spec.Priority

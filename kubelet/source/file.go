@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-node/skiff/kubelet/objects"
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // readDir reads the static pods as they are now. A file that cannot be used is reported and left out; a pod already
@@ -112,7 +113,7 @@ func adopt(p *v1.Pod, from origin, now time.Time) (*v1.Pod, error) {
 	if p.Annotations == nil {
 		p.Annotations = map[string]string{}
 	}
-	p.Annotations[AnnotationSource] = from.kind
+	p.Annotations[pod.AnnotationSource] = from.kind
 	p.Annotations[AnnotationHash] = string(p.UID)
 	p.Annotations[AnnotationSeen] = now.Format(time.RFC3339Nano)
 	p.Annotations[fileAnnotation] = from.place

@@ -7,6 +7,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // mirror makes the mirrors in the API be those of the static pods. It returns false when it has to be tried again soon.
@@ -21,7 +23,7 @@ func (s *Source) mirror(ctx context.Context) bool {
 	done := true
 	for name, m := range mirrors {
 		p := wanted[name]
-		fits := p != nil && m.Annotations[AnnotationMirror] == p.Annotations[AnnotationHash] && m.DeletionTimestamp == nil
+		fits := p != nil && m.Annotations[pod.AnnotationMirror] == p.Annotations[AnnotationHash] && m.DeletionTimestamp == nil
 		if !fits {
 			done = s.deleteMirror(ctx, m) && done
 		}
@@ -41,7 +43,7 @@ func (s *Source) createMirror(ctx context.Context, p *v1.Pod) bool {
 	}
 	m := p.DeepCopy()
 	m.UID, m.ResourceVersion = "", ""
-	m.Annotations[AnnotationMirror] = p.Annotations[AnnotationHash]
+	m.Annotations[pod.AnnotationMirror] = p.Annotations[AnnotationHash]
 	controller := true
 	m.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: s.cfg.NodeName, UID: node, Controller: &controller}}
 	_, err := s.cfg.Client.CoreV1().Pods(m.Namespace).Create(ctx, m, metav1.CreateOptions{})

@@ -30,23 +30,17 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
-// Annotations of static pods and their mirrors.
+// Annotations of static pods and their mirrors, beside those of package pod.
 const (
-	AnnotationSource = "kubernetes.io/config.source"
-	AnnotationSeen   = "kubernetes.io/config.seen"
-	AnnotationHash   = "kubernetes.io/config.hash"
-	AnnotationMirror = v1.MirrorPodAnnotationKey
+	AnnotationSeen = "kubernetes.io/config.seen"
+	AnnotationHash = "kubernetes.io/config.hash"
 )
 
-// Static tells whether a pod comes from a file or a URL, not from the API.
-func Static(p *v1.Pod) bool {
-	from := p.Annotations[AnnotationSource]
-	return from == fromFile || from == fromURL
-}
-
-// Values of AnnotationSource.
+// Values of pod.AnnotationSource.
 const (
 	fromFile = "file"
 	fromURL  = "http"
@@ -120,12 +114,18 @@ func New(cfg Config) *Source {
 	return s
 }
 
-// slim drops who wrote which field: that is a third of a small pod, and nobody here reads it.
+// slim drops who wrote which field: that is a third of a small pod, and nobody here reads it. A pod that says that it is static is
+// not believed: it would be taken for critical.
 func slim(obj any) (any, error) {
-	if p, ok := obj.(*v1.Pod); ok {
-		p.ManagedFields = nil
+	p, ok := obj.(*v1.Pod)
+	if !ok {
+		return obj, nil
 	}
-	return obj, nil
+	p.ManagedFields = nil
+	if _, mirror := p.Annotations[pod.AnnotationMirror]; !mirror && pod.Static(p) {
+		p.Annotations[pod.AnnotationSource] = pod.SourceAPI
+	}
+	return p, nil
 }
 
 // podsOf lists and watches the pods bound to a node.
@@ -245,7 +245,7 @@ func (s *Source) fromAPI() []*v1.Pod {
 	mirrors := map[string]*v1.Pod{}
 	for _, obj := range s.informer.GetStore().List() {
 		p := obj.(*v1.Pod)
-		if _, ok := p.Annotations[AnnotationMirror]; ok {
+		if _, ok := p.Annotations[pod.AnnotationMirror]; ok {
 			mirrors[p.Namespace+"/"+p.Name] = p
 			continue
 		}
@@ -318,7 +318,7 @@ func (s *Source) Mirror(p *v1.Pod) *v1.Pod {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.mirrors[p.Namespace+"/"+p.Name]
-	if m == nil || m.Annotations[AnnotationMirror] != p.Annotations[AnnotationHash] {
+	if m == nil || m.Annotations[pod.AnnotationMirror] != p.Annotations[AnnotationHash] {
 		return nil
 	}
 	return m
@@ -326,7 +326,7 @@ func (s *Source) Mirror(p *v1.Pod) *v1.Pod {
 
 // Shown gives the pod in the API that shows p: p itself, or the mirror of a static pod.
 func (s *Source) Shown(p *v1.Pod) *v1.Pod {
-	if Static(p) {
+	if pod.Static(p) {
 		return s.Mirror(p)
 	}
 	return p

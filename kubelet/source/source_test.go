@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 const manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: i, livenessProbe: {httpGet: {port: 80}}}]}\n"
@@ -125,7 +127,7 @@ func TestSource(t *testing.T) {
 		return m
 	}
 	eventually(t, "mirror", func() bool { return mirror() != nil })
-	if m := mirror(); m.Annotations[AnnotationMirror] == "" || m.OwnerReferences[0].UID != "node" {
+	if m := mirror(); m.Annotations[pod.AnnotationMirror] == "" || m.OwnerReferences[0].UID != "node" {
 		t.Errorf("mirror %+v", m)
 	}
 	if err := os.WriteFile(file, []byte("no pod"), 0o644); err != nil {
@@ -143,3 +145,28 @@ func TestSource(t *testing.T) {
 	}
 	eventually(t, "mirror gone", func() bool { return mirror() == nil })
 }
+
+// TestPretender: a pod of the API that says that it comes from a file is not believed.
+func TestPretender(t *testing.T) {
+	client := fake.NewSimpleClientset(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "liar", Namespace: "ns", UID: "1", ResourceVersion: "1", Annotations: map[string]string{pod.AnnotationSource: "file", "mine": "1"}}})
+	told := make(keeper, 1)
+	s := New(Config{Client: client, NodeName: "n1", NodeUID: func() types.UID { return "node" }, Sink: told, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	p := <-told
+	if pod.Static(p) || pod.Critical(p) || p.Annotations["mine"] != "1" || s.Shown(p) != p {
+		t.Errorf("%v", p.Annotations)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// keeper is a sink for one pod.
+type keeper chan *v1.Pod
+
+func (k keeper) Update(p *v1.Pod, _ bool) { k <- p }
+func (keeper) Remove(types.UID)           {}
+func (keeper) Wake(types.UID)             {}

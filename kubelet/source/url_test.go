@@ -12,6 +12,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // heard is a sink that remembers which static pods there are.
@@ -24,7 +26,7 @@ type heard struct {
 func (h *heard) Update(p *v1.Pod, static bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if static && Static(p) {
+	if static && pod.Static(p) {
 		h.pods[p.UID] = p.Name
 	}
 	h.news <- struct{}{}

@@ -65,7 +65,7 @@ const (
 )
 
 func oomScore(n *Node, p *v1.Pod, c *v1.Container) int64 {
-	if pod.Critical(p) {
+	if pod.NodeCritical(p) {
 		return guaranteedScore
 	}
 	switch pod.QOS(p) {
