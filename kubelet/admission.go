@@ -5,6 +5,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
@@ -12,6 +13,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/preempt"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
 	"github.com/skiff-node/skiff/kubelet/shutdown"
+	"github.com/skiff-node/skiff/kubelet/worker"
 )
 
 // admission decides about new pods and about changes of the resources of running ones.
@@ -36,7 +38,7 @@ func (k *admission) admit(p *v1.Pod, static bool, active []*v1.Pod) *pod.End {
 
 // preemption makes room for critical pods.
 func (k *admission) preemption() preempt.Admission {
-	return preempt.Admission{Config: preempt.Config{Pods: k.pool.Pods, Evict: k.pool.Evict, Event: k.events.Warning, Preempted: k.metrics.Pods.Preempted, Stopped: k.stopped}}
+	return preempt.Admission{Config: preempt.Config{Evict: k.pool.Evict, Ended: func(uid types.UID) <-chan struct{} { return worker.Ended(k.pool, uid) }, Event: k.events.Warning, Preempted: k.metrics.Pods.Preempted, Stopped: k.stopped}}
 }
 
 // refuse is how a pod ends that the node does not take in.

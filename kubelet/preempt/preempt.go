@@ -21,10 +21,10 @@ const (
 
 // Config of an Admission. All fields are required.
 type Config struct {
-	// Pods lists the node's pods with their newest statuses.
-	Pods func() []*v1.Pod
 	// Evict ends a pod.
 	Evict func(uid types.UID, end pod.End) bool
+	// Ended gives a channel that is closed once a pod holds nothing of the node any more.
+	Ended func(uid types.UID) <-chan struct{}
 	// Event records a warning about a pod.
 	Event func(p *v1.Pod, container, reason, format string, args ...any)
 	// Preempted is told of each pod that had to go, and for which resource first.
@@ -78,30 +78,22 @@ func grace(p *v1.Pod) time.Duration {
 	return 30 * time.Second
 }
 
-// look is how often it is looked whether they have ended, least how long that is waited for at least.
-const look, least = 50 * time.Millisecond, 10 * time.Second
+// least is how long it is waited for their end at least.
+const least = 10 * time.Second
 
 // await waits until the pods have ended. One that does not, after its grace period and half of it, is waited for no longer.
 func (a Admission) await(victims []*v1.Pod) {
 	most := least
-	left := map[types.UID]bool{}
 	for _, v := range victims {
 		most = max(most, grace(v)*3/2)
-		left[v.UID] = true
 	}
-	beat := time.NewTicker(look)
-	defer beat.Stop()
-	for began := time.Now(); time.Since(began) < most; {
-		running := false
-		for _, p := range a.Pods() {
-			over := p.Status.Phase == v1.PodFailed || p.Status.Phase == v1.PodSucceeded
-			running = running || (left[p.UID] && !over)
-		}
-		if !running {
-			return
-		}
+	late := time.NewTimer(most)
+	defer late.Stop()
+	for _, v := range victims {
 		select {
-		case <-beat.C:
+		case <-a.Ended(v.UID):
+		case <-late.C:
+			return
 		case <-a.Stopped:
 			return
 		}

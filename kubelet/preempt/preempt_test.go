@@ -86,19 +86,12 @@ func TestChoose(t *testing.T) {
 func TestCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		active := all("b cpu=1", "other cpu=100m")
-		ended := map[types.UID]time.Time{}
+		ended := make(chan struct{})
 		var told []string
 		a := Admission{Config{
-			Pods: func() []*v1.Pod {
-				for _, p := range active {
-					if at, ok := ended[p.UID]; ok && !time.Now().Before(at) {
-						p.Status.Phase = v1.PodFailed
-					}
-				}
-				return active
-			},
+			Ended: func(types.UID) <-chan struct{} { return ended },
 			Evict: func(uid types.UID, end pod.End) bool {
-				ended[uid] = time.Now().Add(5 * time.Second)
+				time.AfterFunc(5*time.Second, func() { close(ended) })
 				told = append(told, string(uid)+" "+end.Reason+" "+end.Condition.Reason)
 				return true
 			},
@@ -129,30 +122,33 @@ func TestCheck(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 		want := []string{"b: Preempting Preempted in order to admit critical pod", "b Preempting TerminationByKubelet", "cpu"}
-		if took := time.Since(began); !slices.Equal(told, want) || took < 5*time.Second || took > 6*time.Second {
+		if took := time.Since(began); !slices.Equal(told, want) || took != 5*time.Second {
 			t.Errorf("%q after %v", told, took)
 		}
 	})
 }
 
-// TestCheckStops: a kubelet that ends does not wait for pods that nobody ends any more.
-func TestCheckStops(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		active, stopped := all("b cpu=1"), make(chan struct{})
-		a := Admission{Config{
-			Pods:      func() []*v1.Pod { return active },
-			Evict:     func(types.UID, pod.End) bool { return true },
-			Event:     func(*v1.Pod, string, string, string, ...any) {},
-			Preempted: func(string) {},
-			Stopped:   stopped,
-		}}
-		time.AfterFunc(time.Second, func() { close(stopped) })
-		began := time.Now()
-		if r := a.Check(asks("new cpu=1 priority=2000000000"), false, active, node("1200m", "8Gi", "10")); r != nil {
-			t.Errorf("refused for good: %+v", r)
-		}
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("it took %v", took)
-		}
-	})
+// TestCheckGivesUp: pods that do not end are waited for no longer than one and a half of their grace periods, all together; a kubelet
+// that ends does not wait for pods that nobody ends any more.
+func TestCheckGivesUp(t *testing.T) {
+	for stops, want := range map[time.Duration]time.Duration{time.Second: time.Second, time.Hour: 45 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			active, stopped := all("b cpu=1", "c cpu=1"), make(chan struct{})
+			a := Admission{Config{
+				Ended:     func(types.UID) <-chan struct{} { return nil },
+				Evict:     func(types.UID, pod.End) bool { return true },
+				Event:     func(*v1.Pod, string, string, string, ...any) {},
+				Preempted: func(string) {},
+				Stopped:   stopped,
+			}}
+			defer time.AfterFunc(stops, func() { close(stopped) }).Stop()
+			began := time.Now()
+			if r := a.Check(asks("new cpu=2 priority=2000000000"), false, active, node("2200m", "8Gi", "10")); r != nil {
+				t.Errorf("refused for good: %+v", r)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("it took %v, want %v", took, want)
+			}
+		})
+	}
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -16,6 +17,27 @@ type ending struct {
 	cleaned bool // volumes and cgroup are gone
 	deleted bool // the API has been asked to forget the pod
 	retry   time.Time
+}
+
+// ended is closed once the pod is over, or has no worker any more: it holds nothing of the node.
+type ended struct {
+	is    chan struct{}
+	once  sync.Once
+	freed func() // told what others may have now; nil for nobody
+}
+
+func (e *ended) tell() { e.once.Do(func() { close(e.is) }) }
+
+// Ended gives a channel that is closed once nothing of the pod runs any more, nothing will, and what it had has been taken back. Of a
+// pod that the pool does not have it is closed already.
+func Ended(pl *Pool, uid types.UID) <-chan struct{} {
+	w := pl.worker(uid)
+	if w == nil {
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	return w.ended.is
 }
 
 // finisher cleans up after a pod.

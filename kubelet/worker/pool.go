@@ -50,6 +50,7 @@ func (pl *Pool) Run(ctx context.Context) error {
 			defer pl.group.Done()
 			w.run(ctx)
 			if ctx.Err() == nil {
+				w.ended.tell()
 				pl.gone(uid, w)
 			}
 		}()
@@ -156,7 +157,7 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 		}
 	}
 	pl.workers[p.UID] = w
-	w.freed = func() { // beside the worker: a pod that is being taken in may hold the turn for long
+	w.ended.freed = func() { // beside the worker: a pod that is being taken in may hold the turn for long
 		pl.group.Go(func() { pl.retryResizes(triggerTerminated) })
 	}
 	pl.regrant(w, triggerAdded)

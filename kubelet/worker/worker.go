@@ -165,7 +165,7 @@ type worker struct {
 	seen     time.Time
 	ending   ending
 	adopted  map[string]pod.Probes
-	freed    func()            // told when the pod no longer holds resources
+	ended    ended
 	backedUp map[string]string // the back-off last told of by event, by container name
 
 	mu      sync.Mutex
@@ -206,6 +206,9 @@ func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 		backedUp: map[string]string{},
 	}
 	w.status = p.Status
+	if w.ended.is = make(chan struct{}); terminal(p.Status.Phase) {
+		w.ended.tell()
+	}
 	resizer{w}.recall()
 	w.steps.running = map[string]*step{}
 	w.adopted = adopted(p)
@@ -426,8 +429,11 @@ func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	if over && w.cfg.Over != nil {
 		w.cfg.Over(d.Pod.UID)
 	}
-	if over && w.freed != nil {
-		w.freed()
+	if over {
+		w.ended.tell()
+	}
+	if over && w.ended.freed != nil {
+		w.ended.freed()
 	}
 	if !removed && !w.ending.deleted {
 		w.cfg.Statuses.Set(d.Pod, st)

@@ -724,6 +724,59 @@ func TestOver(t *testing.T) {
 	})
 }
 
+// TestEnded: whoever waits for the end of a pod is told of it once the pod's part of the node has been taken back, and of one that is
+// removed or that there is not as well.
+func TestEnded(t *testing.T) {
+	told := func(c <-chan struct{}) bool {
+		select {
+		case <-c:
+			return true
+		default:
+			return false
+		}
+	}
+	play(t, func(n *node) {
+		var ended <-chan struct{}
+		n.pool.cfg.Over = func(types.UID) {
+			if told(ended) {
+				t.Error("told before what the pod had was taken back")
+			}
+		}
+		p := testPod("a")
+		p.Spec.RestartPolicy = v1.RestartPolicyNever
+		n.pool.Update(p, false)
+		ended = Ended(n.pool, "u")
+		synctest.Wait()
+		if told(ended) {
+			t.Error("told while a container runs")
+		}
+		n.exit("a", 0)
+		synctest.Wait()
+		if !told(ended) {
+			t.Error("not told")
+		}
+		for _, uid := range []types.UID{"removed", "done"} {
+			p := testPod("a")
+			p.UID, p.Name = uid, string(uid)
+			if uid == "done" {
+				p.Status.Phase = v1.PodSucceeded
+			}
+			n.pool.Update(p, false)
+			if ended := Ended(n.pool, uid); told(ended) != (uid == "done") {
+				t.Errorf("%s: %v", uid, told(ended))
+			}
+		}
+		synctest.Wait()
+		ended = Ended(n.pool, "removed")
+		n.pool.Remove("removed")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if !told(ended) || !told(Ended(n.pool, "never was")) {
+			t.Error("not told of a removed pod, or of none")
+		}
+	})
+}
+
 // TestEndsDuringAdmission: that a pod is over is told at once, also while another pod is being taken in and cannot be asked what it
 // leaves free for those that wait for a resize.
 func TestEndsDuringAdmission(t *testing.T) {
