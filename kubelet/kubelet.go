@@ -50,7 +50,7 @@ type Kubelet struct {
 	runtime  *runtime.Runtime
 	objects  *objects.Cache // nil without an API server
 	volumes  storage
-	cgroups  atomic.Pointer[cgroup.Manager] // once the runtime has told its driver
+	cgroups  atomic.Pointer[cgroup.Groups] // once the runtime has told its driver
 	probes   *probe.Manager
 	statuses *status.Writer
 	pool     *worker.Pool
@@ -258,7 +258,7 @@ func (k *Kubelet) connect(ctx context.Context) error {
 
 func (k *Kubelet) close() {
 	if m := k.cgroups.Load(); m != nil {
-		if err := m.Close(); err != nil {
+		if err := (*m).Close(); err != nil {
 			k.log.Debug("close the connection to systemd", "err", err)
 		}
 	}

@@ -147,30 +147,37 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	case err != nil && status.Code(err) != codes.Unimplemented:
 		return fmt.Errorf("ask the runtime for its cgroup driver: %w", err)
 	}
-	var units cgroup.Units
-	if driver == "systemd" {
-		b, err := systemd.New()
-		if err != nil {
-			return fmt.Errorf("cgroup driver systemd: %w", err)
-		}
-		units = b
-	}
-	m, err := cgroup.New(cgroup.Config{Root: c.CgroupRoot, Units: units, Log: k.log, Node: reserve.NodeLimits(c, k.facts.memory, k.allocatable()),
-		Reserved: reserve.GroupLimits(c),
-		Options:  cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}})
+	groups, err := newGroups(k, driver == "systemd")
 	if err != nil {
 		return err
 	}
-	if err := m.EnsureNode(); err != nil {
-		return err
+	k.cgroups.Store(&groups)
+	k.metrics.Node.Groups(int(groups.Version()), groups.Protected)
+	return groups.EnsureNode()
+}
+
+func newGroups(k *Kubelet, bySystemd bool) (cgroup.Groups, error) {
+	c := k.cfg.Configuration
+	cfg := cgroup.Config{Root: c.CgroupRoot, Log: k.log, Node: reserve.NodeLimits(c, k.facts.capacity(c.MaxPods)), Reserved: reserve.GroupLimits(c),
+		Options: cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}}
+	if bySystemd {
+		units, err := systemd.New()
+		if err != nil {
+			return nil, fmt.Errorf("cgroup driver systemd: %w", err)
+		}
+		cfg.Units = units
 	}
-	k.cgroups.Store(m)
-	k.metrics.Node.Groups(int(m.Version()), m.Protected)
-	return nil
+	m, err := cgroup.New(cfg)
+	if err == nil && !*c.CgroupsPerQOS {
+		return cgroup.Flat{Manager: m}, nil
+	}
+	return m, err
 }
 
 // cgroups makes pods' cgroups with the manager that is known only once the runtime has answered.
 type cgroups Kubelet
+
+func (k *cgroups) groups() cgroup.Groups { return *k.cgroups.Load() }
 
 func (k *cgroups) took(operation string, began time.Time) {
 	k.metrics.Pods.Cgroup(operation, time.Since(began))
@@ -178,19 +185,19 @@ func (k *cgroups) took(operation string, began time.Time) {
 
 func (k *cgroups) EnsurePod(p *v1.Pod) (string, error) {
 	defer k.took("create", time.Now())
-	return k.cgroups.Load().EnsurePod(p)
+	return k.groups().EnsurePod(p)
 }
 
-func (k *cgroups) Adopt(p *v1.Pod) { k.cgroups.Load().Adopt(p) }
+func (k *cgroups) Adopt(p *v1.Pod) { k.groups().Adopt(p) }
 
 func (k *cgroups) ResizePod(p *v1.Pod, change func() error) error {
 	defer k.took("update", time.Now())
-	return k.cgroups.Load().ResizePod(p, change)
+	return k.groups().ResizePod(p, change)
 }
 
 func (k *cgroups) RemovePod(ctx context.Context, uid types.UID) error {
 	defer k.took("destroy", time.Now())
-	return k.cgroups.Load().RemovePod(ctx, uid)
+	return k.groups().RemovePod(ctx, uid)
 }
 
 // parallelPulls is how many images may be pulled at once. Upstream's default is one; pulls of different images do not

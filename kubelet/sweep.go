@@ -45,5 +45,5 @@ func (k *Kubelet) sweepOnce(ctx context.Context) error {
 	}
 	// Drivers may take their time, and pods come meanwhile: each is asked about just before it is taken for a former one.
 	has := k.pool.Has
-	return errors.Join(k.facts.claims.Retain(ctx, has), k.volumes.Retain(ctx, has), k.cgroups.Load().Retain(ctx, has))
+	return errors.Join(k.facts.claims.Retain(ctx, has), k.volumes.Retain(ctx, has), (*cgroups)(k).groups().Retain(ctx, has))
 }

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -240,4 +241,52 @@ func TestAdopt(t *testing.T) {
 	m.Adopt(old)
 	ensure(m, "new", podOf("cpu=1 memory=1Ki", ""))
 	check("with another pod", fmt.Sprint(Weight(Shares(5000))), "5120")
+}
+
+// TestFlat: without groups for pods the runtime chooses their place, and only a group that the operator has made is limited.
+func TestFlat(t *testing.T) {
+	dir := t.TempDir()
+	layout := Layout{Version: V2, Trees: map[string]string{"cpu": dir, "memory": dir, "pids": dir}, Roots: []string{dir}}
+	for _, tc := range []struct {
+		root, made, wants string // wants of cpu.weight in made, or an error
+	}{
+		{"/", "other", ""},
+		{"/pods", "pods", "100"},
+		{"/missing", "", "does not exist"},
+	} {
+		if tc.made != "" {
+			if err := os.MkdirAll(filepath.Join(dir, tc.made), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := New(Config{Root: tc.root, Layout: layout, Node: Limits{Shares: ptr(1024)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := Flat{Manager: m}
+		if err := f.EnsureNode(); err != nil {
+			if tc.made != "" || !strings.Contains(err.Error(), tc.wants) {
+				t.Errorf("%s: %v", tc.root, err)
+			}
+			continue
+		}
+		if data, _ := os.ReadFile(filepath.Join(dir, tc.made, "cpu.weight")); string(data) != tc.wants {
+			t.Errorf("%s: weight %q, want %q", tc.root, data, tc.wants)
+		}
+		pod, ran := podOf("cpu=1", ""), false
+		parent, err := f.EnsurePod(pod)
+		if err != nil || parent != "" {
+			t.Errorf("%s: parent %q, %v", tc.root, parent, err)
+		}
+		f.Adopt(pod)
+		if err := f.ResizePod(pod, func() error { ran = true; return nil }); err != nil || !ran {
+			t.Errorf("%s: resized %v, %v", tc.root, ran, err)
+		}
+		if err := errors.Join(f.Retain(t.Context(), func(types.UID) bool { return false }), f.RemovePod(t.Context(), pod.UID)); err != nil {
+			t.Error(err)
+		}
+		if found, _ := filepath.Glob(filepath.Join(dir, "kubepods*")); len(found) != 0 {
+			t.Errorf("%s: made %q", tc.root, found)
+		}
+	}
 }

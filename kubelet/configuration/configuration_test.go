@@ -101,6 +101,7 @@ func TestRefused(t *testing.T) {
 		"crashLoopBackOff: {maxContainerRestartPeriod: 10m}":             "crashLoopBackOff.maxContainerRestartPeriod: 10m0s must be between",
 		"enforceNodeAllocatable: [pods, kube-reserved]":                  "kubeReservedCgroup: must be given",
 		"enforceNodeAllocatable: [none, pods]":                           "nothing may stand beside none",
+		"cgroupsPerQOS: false":                                           `enforceNodeAllocatable: "pods" needs cgroupsPerQOS: true`,
 		"reservedSystemCPUs: a-b":                                        "reservedSystemCPUs: \"a-b\" is no list",
 		"maxParallelImagePulls: 3\nserializeImagePulls: true":            "maxParallelImagePulls: 3 needs serializeImagePulls: false",
 		"containerLogMaxFiles: 1":                                        "containerLogMaxFiles: 1 must be greater than 1",

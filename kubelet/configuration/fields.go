@@ -28,7 +28,7 @@ var applied = []string{
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "topologyManagerPolicy", "topologyManagerScope",
 	"topologyManagerPolicyOptions", "memoryManagerPolicy", "reservedMemory", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
-	"localStorageCapacityIsolation", "enableControllerAttachDetach",
+	"localStorageCapacityIsolation", "cgroupsPerQOS", "enableControllerAttachDetach",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
 }
 
@@ -61,7 +61,6 @@ func refusals() []refusal {
 	type conf = kubeletconfig.KubeletConfiguration
 	return []refusal{
 		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
-		{"cgroupsPerQOS", func(c *conf) bool { return c.CgroupsPerQOS != nil && !*c.CgroupsPerQOS }, "true"},
 		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},

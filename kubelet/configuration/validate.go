@@ -135,6 +135,9 @@ func (v *check) enforcement(c *kubeletconfig.KubeletConfiguration) {
 	for _, name := range c.EnforceNodeAllocatable {
 		v.oneOf(field, name, EnforcePods, EnforceNone, EnforceSystem, EnforceSystemCompressible, EnforceKubelet, EnforceKubeletCompressible)
 	}
+	for _, name := range c.EnforceNodeAllocatable {
+		v.failIf(!*c.CgroupsPerQOS && name != EnforceNone, field, "%q needs cgroupsPerQOS: true; write [] or [none]", name)
+	}
 	v.failIf(has(EnforceNone) && len(c.EnforceNodeAllocatable) > 1, field, "nothing may stand beside none")
 	v.failIf(has(EnforceSystem) && has(EnforceSystemCompressible), field, "%s and %s exclude each other", EnforceSystem, EnforceSystemCompressible)
 	v.failIf(has(EnforceKubelet) && has(EnforceKubeletCompressible), field, "%s and %s exclude each other", EnforceKubelet, EnforceKubeletCompressible)

@@ -11,24 +11,23 @@ import (
 	"github.com/skiff-node/skiff/kubelet/configuration"
 )
 
-// NodeLimits bounds all pods together: their weight is that of the processors they may have, their memory what
-// kubeReserved and systemReserved leave. Hard eviction thresholds are not taken off, so that eviction can choose before the
-// kernel kills.
-func NodeLimits(c *kubeletconfig.KubeletConfiguration, memory int64, allocatable v1.ResourceList) cgroup.Limits {
-	if !slices.Contains(c.EnforceNodeAllocatable, configuration.EnforcePods) {
-		return cgroup.Limits{}
-	}
-	shares := cgroup.Shares(allocatable.Cpu().MilliValue())
-	l := cgroup.Limits{Shares: &shares}
-	if kept, err := Read(c); err == nil {
-		if q := kept.Fixed.Memory(); !q.IsZero() {
-			left := memory - q.Value()
-			l.Memory = &left
+// NodeLimits bounds all pods together to what kubeReserved and systemReserved leave of the machine, or to the machine where
+// that is not to be enforced: the weight of a group that nobody has set is that of one processor. Hard eviction thresholds are not
+// taken off, so that eviction can choose before the kernel kills.
+func NodeLimits(c *kubeletconfig.KubeletConfiguration, capacity v1.ResourceList) cgroup.Limits {
+	left := capacity.DeepCopy()
+	if kept, err := Read(c); err == nil && slices.Contains(c.EnforceNodeAllocatable, configuration.EnforcePods) {
+		for name, q := range kept.Fixed {
+			if has, ok := left[name]; ok {
+				has.Sub(q)
+				left[name] = has
+			}
 		}
 	}
-	if q, ok := allocatable["pid"]; ok {
-		pids := q.Value()
-		l.Pids = &pids
+	shares := cgroup.Shares(left.Cpu().MilliValue())
+	l := cgroup.Limits{Shares: &shares}
+	if memory := left.Memory().Value(); memory > 0 {
+		l.Memory = &memory
 	}
 	return l
 }

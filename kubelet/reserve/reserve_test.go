@@ -50,12 +50,15 @@ func TestReservedSystemCPUs(t *testing.T) {
 }
 
 func TestNodeLimits(t *testing.T) {
-	allocatable := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}
-	if l := NodeLimits(conf(t, "kubeReserved: {memory: 1Gi}"), 8<<30, allocatable); *l.Shares != 2048 || *l.Memory != 7<<30 {
-		t.Errorf("%+v", l)
-	}
-	if l := NodeLimits(conf(t, "enforceNodeAllocatable: [none]"), 8<<30, allocatable); l.Shares != nil || l.Memory != nil {
-		t.Errorf("%+v", l)
+	capacity := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("8Gi")}
+	for lines, want := range map[string][2]int64{
+		"": {2048, 8 << 30},
+		"kubeReserved: {memory: 1Gi}\nsystemReserved: {cpu: 500m, pid: \"10\"}": {1536, 7 << 30},
+		"enforceNodeAllocatable: [none]\nkubeReserved: {memory: 1Gi}":           {2048, 8 << 30},
+	} {
+		if l := NodeLimits(conf(t, lines), capacity); *l.Shares != want[0] || *l.Memory != want[1] {
+			t.Errorf("%q: %d shares, %d bytes", lines, *l.Shares, *l.Memory)
+		}
 	}
 	got := GroupLimits(conf(t, `
 enforceNodeAllocatable: [pods, system-reserved, kube-reserved-compressible]
