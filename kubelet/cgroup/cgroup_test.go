@@ -157,6 +157,13 @@ func TestParseMounts(t *testing.T) {
 	}
 }
 
+func halfway(request, limit int64) int64 {
+	if request == limit {
+		return 0
+	}
+	return (request + limit) / 2
+}
+
 // TestProtection: what pods request of memory is protected in their groups, and above them, where the kernel looks first.
 func TestProtection(t *testing.T) {
 	root := t.TempDir()
@@ -165,7 +172,7 @@ func TestProtection(t *testing.T) {
 		trees[c] = root
 	}
 	m, err := New(Config{Layout: Layout{Version: V2, Trees: trees, Roots: []string{root}},
-		Options: Options{Tiered: true, High: func(request, limit int64) int64 { return (request + limit) / 2 }}})
+		Options: Options{Tiered: true, High: halfway}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,6 +207,17 @@ func TestProtection(t *testing.T) {
 	check("kubepods/burstable/podw", "memory.low=1024 memory.high=2048")
 	check("kubepods/burstable", "memory.low=3072")
 	check("kubepods", "memory.min=7168 memory.low=3072")
+	// In place to a request that is the limit: nothing is left to be throttled at.
+	whole.Spec.Resources.Requests, whole.Spec.Resources.Limits = res("memory=3Ki"), res("memory=3Ki")
+	if err := m.ResizePod(whole, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	check("kubepods/burstable/podw", "memory.low=3072 memory.high=max")
+	whole.Spec.Resources.Requests = res("memory=1Ki")
+	if err := m.ResizePod(whole, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	check("kubepods/burstable/podw", "memory.low=1024 memory.high=2048")
 	if guaranteed, burstable := m.Protected(); guaranteed != 4096 || burstable != 3072 {
 		t.Errorf("%d, %d", guaranteed, burstable)
 	}
@@ -238,6 +256,11 @@ func TestAdopt(t *testing.T) {
 	check("before", fmt.Sprint(Weight(Shares(4000))), "4096")
 	m := start()
 	check("after the start", fmt.Sprint(Weight(Shares(4000))), "4096")
+	untiered, err := New(Config{Layout: m.layout})
+	if err != nil || untiered.EnsureNode() != nil {
+		t.Fatal(err)
+	}
+	check("after a start that protects nothing", fmt.Sprint(Weight(Shares(4000))), "0")
 	m.Adopt(old)
 	ensure(m, "new", podOf("cpu=1 memory=1Ki", ""))
 	check("with another pod", fmt.Sprint(Weight(Shares(5000))), "5120")

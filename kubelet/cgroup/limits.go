@@ -95,9 +95,7 @@ func (o Options) memory(pod *v1.Pod, request, limit int64, l *Limits) {
 	if pod.Spec.Resources == nil || o.High == nil || !allLimited(pod, v1.ResourceMemory) {
 		return
 	}
-	if high := o.High(request, limit); high > 0 {
-		l.High = ptr(high)
-	}
+	l.High = ptr(cmp.Or(o.High(request, limit), Unlimited)) // a resize takes back the one that there was
 }
 
 // hugePages is what the pod may use of each size the node has: what it asked for, or none.

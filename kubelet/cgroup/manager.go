@@ -101,13 +101,21 @@ func (m *Manager) EnsureNode() error {
 			return fmt.Errorf("limit cgroup %q to what is reserved: %w", group, err)
 		}
 	}
-	if err := m.ensure(m.group(), m.cfg.Node); err != nil {
+	all := m.cfg.Node
+	var low *int64
+	if !m.cfg.Options.Tiered { // a former kubelet may have protected what pods request
+		all.Min, all.Low, low = ptr(0), ptr(0), ptr(0)
+	}
+	if err := m.ensure(m.group(), all); err != nil {
 		return fmt.Errorf("make the cgroup of all pods: %w", err)
 	}
 	for _, tier := range []string{burstable, bestEffort} {
 		group, limits := m.group(tier), Limits{Shares: ptr(minShares)}
 		if tier == burstable && m.exists(group) {
-			limits = Limits{} // its pods may run: it keeps its weight until they are adopted
+			limits.Shares = nil // its pods may run: it keeps its weight until they are adopted
+		}
+		if tier == burstable {
+			limits.Low = low
 		}
 		if err := m.ensure(group, limits); err != nil {
 			return fmt.Errorf("make the cgroup of %s pods: %w", tier, err)

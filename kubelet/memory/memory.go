@@ -12,6 +12,7 @@ package memory
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"math"
 	"os"
@@ -41,6 +42,9 @@ const (
 	fileHigh = "memory.high"
 	fileOOM  = "memory.oom.group"
 )
+
+// unlimited takes a limit away.
+const unlimited = -1
 
 // Policy is how a node treats the memory of its containers.
 type Policy struct {
@@ -129,6 +133,9 @@ func (p Policy) Tune(of *v1.Pod, c *v1.Container, r *cri.LinuxContainerResources
 			r.Unified = map[string]string{}
 		}
 		r.Unified[file] = strconv.FormatInt(value, 10)
+		if value == unlimited {
+			r.Unified[file] = "max"
+		}
 	}
 	switch {
 	case !p.Control:
@@ -149,9 +156,7 @@ func (p Policy) Tune(of *v1.Pod, c *v1.Container, r *cri.LinuxContainerResources
 	if file := p.protection(of); p.Tiered && request > 0 {
 		set(file, request)
 	}
-	if high := p.containerHigh(of, request, limit); high > 0 {
-		set(fileHigh, high)
-	}
+	set(fileHigh, cmp.Or(p.containerHigh(of, request, limit), unlimited)) // a resize takes back the one that there was
 }
 
 // Swaps tells whether the container may use swap: one of a Burstable pod that is not critical, which asks for memory, and for

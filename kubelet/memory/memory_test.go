@@ -52,27 +52,28 @@ func TestTune(t *testing.T) {
 		pod    *v1.Pod
 		want   string
 	}{
-		"a quarter of the memory, a quarter of the swap": {limited, podOf("2Gi", "4Gi"), "memory.swap.max=1073741824"},
-		"no limit":               {limited, podOf("1Gi", ""), "memory.swap.max=536870912"},
-		"more than there is":     {limited, podOf("9Gi", ""), "memory.swap.max=0"},
-		"best effort":            {limited, podOf("", ""), "memory.swap.max=0"},
-		"guaranteed":             {limited, guaranteed("1Gi"), "memory.swap.max=0"},
-		"burstable, all it asks": {limited, podOf("1Gi", "1Gi"), "memory.swap.max=0"},
-		"critical":               {limited, with(podOf("1Gi", ""), func(p *v1.Pod) { p.Spec.Priority = &critical }), "memory.swap.max=0"},
-		"static":                 {limited, with(podOf("1Gi", ""), func(p *v1.Pod) { p.Annotations = map[string]string{pod.AnnotationSource: "file"} }), "memory.swap.max=0"},
-		"NoSwap":                 {none, podOf("1Gi", "2Gi"), "memory.swap.max=0"},
-		"nothing counts swap":    {Policy{Version: cgroup.V2}, podOf("1Gi", "2Gi"), ""},
+		"a quarter of the memory, a quarter of the swap": {limited, podOf("2Gi", "4Gi"), "memory.high=max memory.swap.max=1073741824"},
+		"no limit":               {limited, podOf("1Gi", ""), "memory.high=max memory.swap.max=536870912"},
+		"more than there is":     {limited, podOf("9Gi", ""), "memory.high=max memory.swap.max=0"},
+		"best effort":            {limited, podOf("", ""), "memory.high=max memory.swap.max=0"},
+		"guaranteed":             {limited, guaranteed("1Gi"), "memory.high=max memory.swap.max=0"},
+		"burstable, all it asks": {limited, podOf("1Gi", "1Gi"), "memory.high=max memory.swap.max=0"},
+		"critical":               {limited, with(podOf("1Gi", ""), func(p *v1.Pod) { p.Spec.Priority = &critical }), "memory.high=max memory.swap.max=0"},
+		"static":                 {limited, with(podOf("1Gi", ""), func(p *v1.Pod) { p.Annotations = map[string]string{pod.AnnotationSource: "file"} }), "memory.high=max memory.swap.max=0"},
+		"NoSwap":                 {none, podOf("1Gi", "2Gi"), "memory.high=max memory.swap.max=0"},
+		"nothing counts swap":    {Policy{Version: cgroup.V2}, podOf("1Gi", "2Gi"), "memory.high=max"},
 		"v1":                     {Policy{Version: cgroup.V1, Control: true}, podOf("1Gi", "2Gi"), "swap=77"},
 		"v1 without swap":        {Policy{Version: cgroup.V1, Tiered: true, Throttling: .9}, podOf("1Gi", "2Gi"), ""},
-		"killed as a whole":      {Policy{Version: cgroup.V2, Together: true}, podOf("1Gi", "2Gi"), "memory.oom.group=1"},
+		"killed as a whole":      {Policy{Version: cgroup.V2, Together: true}, podOf("1Gi", "2Gi"), "memory.high=max memory.oom.group=1"},
 		"v1 kills one":           {Policy{Version: cgroup.V1, Together: true}, podOf("1Gi", "2Gi"), ""},
 		"protected softly":       {qos, podOf("1Gi", "2Gi"), "memory.high=2040107008 memory.low=1073741824"},
-		"protected":              {qos, guaranteed("1Gi"), "memory.min=1073741824"},
+		"protected":              {qos, guaranteed("1Gi"), "memory.high=max memory.min=1073741824"},
 		"on the way to all":      {qos, podOf("1Gi", ""), "memory.high=3972841472 memory.low=1073741824"},
+		"all that it asks for":   {qos, podOf("2Gi", "2Gi"), "memory.high=max memory.low=2147483648"},
 		"nothing asked":          {qos, podOf("", ""), "memory.high=3865468928"},
 		"the pod has a limit": {qos, with(podOf("1Gi", ""), func(p *v1.Pod) {
 			p.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceMemory: resource.MustParse("2Gi")}}
-		}), "memory.low=1073741824"},
+		}), "memory.high=max memory.low=1073741824"},
 	} {
 		r := &cri.LinuxContainerResources{MemoryLimitInBytes: 77}
 		tc.policy.Tune(tc.pod, &tc.pod.Spec.Containers[0], r)
