@@ -261,7 +261,7 @@ func (a *Assigner) Sets(p *v1.Pod, container string) spec.Sets {
 
 // Loops are what has to run beside.
 func (a *Assigner) Loops() map[string]func(context.Context) error {
-	loops := map[string]func(context.Context) error{"device plugins": a.serveDevices}
+	loops := map[string]func(context.Context) error{"device plugins": a.serveDevices, "device notes": a.devices.Keep}
 	if a.cpus != nil {
 		loops["exclusive CPUs"] = func(ctx context.Context) error {
 			return a.cpus.Run(ctx, a.cfg.Runtime, a.cfg.Configuration.CPUManagerReconcilePeriod.Duration, a.cfg.Log)

@@ -76,7 +76,7 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, note: note{dir: cfg.Dir}, locks: locks{held: map[types.UID]*lock{}}}
+	m := &Manager{cfg: cfg, note: newNote(cfg.Dir), locks: locks{held: map[types.UID]*lock{}}}
 	held, err := m.note.load()
 	if err != nil {
 		// Only a crash of the machine tears the file, and after it every pod is prepared anew.

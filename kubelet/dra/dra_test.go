@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -461,6 +462,42 @@ func TestHealth(t *testing.T) {
 		}
 		d.Stop() // nobody vouches for them any more
 		b.until("unknown again", func() bool { return report() == unknown })
+	}
+}
+
+// TestSlowDisk: who looks at what pods hold does not wait for the note of another pod's claims.
+func TestSlowDisk(t *testing.T) {
+	b := newBench(t)
+	b.driver(dratest.Options{Name: driverName})
+	p := b.pod("p", `spec: {resourceClaims: [{name: x, resourceClaimName: a}], containers: [{name: main}]}`)
+	b.claim("a", []string{driverName}, p)
+	fifo := filepath.Join(b.dir, ".dra_manager_state") // to be written and renamed; opening it waits for a reader
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	prepared := make(chan error)
+	go func() { prepared <- b.node.Prepare(context.Background(), p) }()
+	free := make(chan bool)
+	go func() {
+		for !b.node.Holds("p") {
+			time.Sleep(time.Millisecond)
+		}
+		close(free)
+	}()
+	select {
+	case <-free:
+	case <-prepared:
+		t.Error("prepared before it was noted")
+	case <-time.After(20 * time.Second):
+		t.Error("what is in memory waits for the disk")
+	}
+	r, err := os.OpenFile(fifo, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := <-prepared; err != nil {
+		t.Error(err)
 	}
 }
 

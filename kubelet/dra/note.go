@@ -20,7 +20,15 @@ const noteFile = "dra_manager_state"
 
 // note is the file that tells which claims are or may be prepared, in upstream's format
 // (checkpoint.dra.kubelet.k8s.io/v1 of pkg/kubelet/cm/dra/state).
-type note struct{ dir string }
+type note struct {
+	path string
+	file *whole.Kept
+}
+
+func newNote(dir string) note {
+	path := filepath.Join(dir, noteFile)
+	return note{path, whole.Keep(path)}
+}
 
 // envelope guards the content by a checksum.
 type envelope struct {
@@ -36,8 +44,7 @@ type content struct {
 // load reads the note. The map is never nil.
 func (n note) load() (map[types.UID]*claim, error) {
 	claims := map[types.UID]*claim{}
-	path := filepath.Join(n.dir, noteFile)
-	e, err := whole.ReadJSON[envelope](path)
+	e, err := whole.ReadJSON[envelope](n.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return claims, nil
 	}
@@ -45,11 +52,11 @@ func (n note) load() (map[types.UID]*claim, error) {
 		return claims, err
 	}
 	if crc32.ChecksumIEEE([]byte(e.Data)) != e.Checksum {
-		return claims, &whole.Damaged{Path: path, Err: errors.New("the checksum is wrong")}
+		return claims, &whole.Damaged{Path: n.path, Err: errors.New("the checksum is wrong")}
 	}
 	var c content
 	if err := json.Unmarshal([]byte(e.Data), &c); err != nil {
-		return claims, &whole.Damaged{Path: path, Err: err}
+		return claims, &whole.Damaged{Path: n.path, Err: err}
 	}
 	for _, one := range c.ClaimInfoStateList {
 		if one.PodUIDs == nil {
@@ -63,17 +70,21 @@ func (n note) load() (map[types.UID]*claim, error) {
 	return claims, nil
 }
 
-// save writes the note, whole or not at all.
+// save writes the note if it has changed, whole or not at all. Who looks at the ledger meanwhile does not wait for the disk.
 func (n note) save(l *ledger) error {
+	return n.file.Save(func() (any, error) {
+		data, err := l.text()
+		return envelope{Data: string(data), Checksum: crc32.ChecksumIEEE(data)}, err
+	})
+}
+
+// text is the ledger as it is noted.
+func (l *ledger) text() ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := content{TypeMeta: metav1.TypeMeta{Kind: "DRACheckpoint", APIVersion: "checkpoint.dra.kubelet.k8s.io/v1"}, ClaimInfoStateList: []*claim{}}
 	for _, uid := range slices.Sorted(maps.Keys(l.claims)) {
 		c.ClaimInfoStateList = append(c.ClaimInfoStateList, l.claims[uid])
 	}
-	data, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	return whole.WriteJSON(filepath.Join(n.dir, noteFile), envelope{Data: string(data), Checksum: crc32.ChecksumIEEE(data)})
+	return json.Marshal(c)
 }

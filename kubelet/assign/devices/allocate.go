@@ -2,9 +2,7 @@ package devices
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -53,7 +51,6 @@ func (m *Manager) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
 	if len(want) == 0 {
 		return nil
 	}
-	m.sweep()
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		ids, err := (*giver)(m).pick(p, c, name, want[name], near)
 		if err != nil {
@@ -69,24 +66,13 @@ func (m *Manager) Allocate(p *v1.Pod, c *v1.Container, near numa.Mask) error {
 	return nil
 }
 
-// sweep takes back what pods had whose directories are gone.
-func (m *Manager) sweep() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for uid := range m.table.grants {
-		if _, err := os.Stat(filepath.Join(m.cfg.PodsDir, string(uid))); errors.Is(err, fs.ErrNotExist) {
-			delete(m.table.grants, uid)
-		}
-	}
-}
-
 // Release takes back all that the pod has been given.
 func (m *Manager) Release(uid types.UID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.table.grants[uid]; ok {
 		delete(m.table.grants, uid)
-		m.noted()
+		m.outdated()
 	}
 }
 
@@ -178,14 +164,13 @@ func (m *giver) give(uid types.UID, container, name string, ids sets.Set[string]
 		return fmt.Errorf("make pod directory: %w", err)
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.table.grant(uid, container, name, grant{ids: m.table.resources[name].places(ids), response: resp.ContainerResponses[0]})
+	m.mu.Unlock()
 	return (*Manager)(m).save()
 }
 
 // Hints tells where the container, or with nil the whole pod, could have what it asks for.
 func (m *Manager) Hints(p *v1.Pod, c *v1.Container) numa.Hints {
-	m.sweep()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := numa.Hints{}

@@ -6,8 +6,9 @@
 //	                what it answers is noted in a file
 //	container starts ─► Extra: PreStartContainer, and what the plugin has answered goes into the container
 //
-// What a pod has been given is its own as long as the pod's directory exists: over restarts of containers, of the plugin and
-// of the kubelet. The file is the upstream kubelet's (package checkpoint).
+// What a pod has been given is its own until it is over or its directory is gone, of which Release is told: over restarts of containers,
+// of the plugin and of the kubelet. The file is the upstream kubelet's (package checkpoint). That a pod has been given something is in it
+// before the pod starts; all else is written by Keep, so that no worker waits for the disk.
 //
 // A plugin that goes away leaves its devices unhealthy: pods keep them, nobody gets new ones. If it does not come back in
 // 5 minutes, the node has none of the resource.
@@ -32,13 +33,14 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/assign/devices/checkpoint"
 	"github.com/skiff-node/skiff/kubelet/socket"
+	"github.com/skiff-node/skiff/kubelet/whole"
 )
 
 // Config of a Manager.
 type Config struct {
 	// Dir is where plugins find the kubelet's socket, and put their own: /var/lib/kubelet/device-plugins. Required.
 	Dir string
-	// PodsDir holds the pods' directories. Required.
+	// PodsDir holds the pods' directories. What pods without one had is forgotten at start. Required.
 	PodsDir string
 	// Nodes are the machine's NUMA nodes. Required.
 	Nodes []int
@@ -62,7 +64,9 @@ type Counts interface {
 
 // Manager knows the plugins, their devices, and who has which.
 type Manager struct {
-	cfg Config
+	cfg   Config
+	file  *whole.Kept
+	stale chan struct{} // the file may say something else than the table
 
 	turn  sync.Mutex // held while devices are given to a container, and taken before mu
 	mu    sync.Mutex
@@ -78,32 +82,60 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, table: newTable()}
-	entries, registered, err := checkpoint.Read(m.file())
+	path := filepath.Join(cfg.Dir, checkpoint.FileName)
+	m := &Manager{cfg: cfg, file: whole.Keep(path), stale: make(chan struct{}, 1), table: newTable()}
+	entries, registered, err := checkpoint.Read(path)
 	if err != nil {
 		cfg.Log.Warn("it is not known which devices containers have", "err", err)
 	}
 	for _, err := range m.table.load(entries, registered, time.Now()) {
 		cfg.Log.Warn("an entry of the devices that containers have makes no sense", "err", err)
 	}
+	for uid := range m.table.grants {
+		if _, err := os.Stat(filepath.Join(cfg.PodsDir, string(uid))); errors.Is(err, fs.ErrNotExist) {
+			m.Release(uid)
+		}
+	}
 	return m, nil
 }
 
-func (m *Manager) file() string { return filepath.Join(m.cfg.Dir, checkpoint.FileName) }
-
-// save writes the file. The mutex is held.
+// save writes the file, if it has to say something else.
 func (m *Manager) save() error {
-	entries, err := m.table.entries()
+	err := m.file.Save(func() (any, error) {
+		m.mu.Lock()
+		entries, err := m.table.entries()
+		registered := m.table.registered()
+		m.mu.Unlock()
+		return checkpoint.Content(entries, registered), err
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("note which devices containers have: %w", err)
 	}
-	return checkpoint.Write(m.file(), entries, m.table.registered())
+	return nil
 }
 
-// noted saves where there is nobody to tell that it failed.
-func (m *Manager) noted() {
-	if err := m.save(); err != nil {
-		m.cfg.Log.Warn("cannot note the devices of the node", "err", err)
+// outdated has the file written soon.
+func (m *Manager) outdated() {
+	select {
+	case m.stale <- struct{}{}:
+	default:
+	}
+}
+
+// Keep writes the file when it is outdated, until ctx ends.
+func (m *Manager) Keep(ctx context.Context) error {
+	for {
+		select {
+		case <-m.stale:
+		case <-ctx.Done():
+			if len(m.stale) == 0 {
+				return nil
+			}
+			<-m.stale
+		}
+		if err := m.save(); err != nil {
+			m.cfg.Log.Warn("cannot write the file of device plugins", "err", err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,14 +60,15 @@ func (w *world) start() {
 		w.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done, kept := make(chan error, 1), make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
+	go func() { kept <- m.Keep(ctx) }()
 	for _, err := os.Stat(socket); err != nil && len(done) == 0; _, err = os.Stat(socket) {
 		time.Sleep(time.Millisecond)
 	}
 	w.stop = func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := errors.Join(<-done, <-kept); err != nil {
 			w.Error(err)
 		}
 		w.stop = func() {}
@@ -204,9 +206,7 @@ func TestLife(t *testing.T) {
 		t.Error(err)
 	}
 	p.Fail(nil)
-	if err := os.RemoveAll(filepath.Join(w.pods, "p")); err != nil {
-		t.Fatal(err)
-	}
+	w.Release("p")
 	if err := w.allocate(testPod("next", container("c", 2))); err != nil {
 		t.Errorf("after the pod has gone: %v", err)
 	}
@@ -271,6 +271,85 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// TestNothingNew: what a plugin says again is no news, and what it says first is, even if it has nothing.
+func TestNothingNew(t *testing.T) {
+	news := 0
+	m, err := New(Config{Dir: t.TempDir(), PodsDir: t.TempDir(), Nodes: []int{0, 1}, Changed: func() { news++ }, Sick: func([]types.UID) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &endpoint{resource: gauge}
+	(*hub)(m).join(e)
+	for _, step := range []struct {
+		what string
+		told []*api.Device
+		news bool
+	}{
+		{"nothing", nil, true},
+		{"nothing again", nil, false},
+		{"two", two(), true},
+		{"two again", two(), false},
+		{"on another node", []*api.Device{devicetest.Device("a", true), devicetest.Device("b", true, 0)}, true},
+		{"ill", []*api.Device{devicetest.Device("a", false), devicetest.Device("b", true, 0)}, true},
+		{"ill again", []*api.Device{devicetest.Device("a", false), devicetest.Device("b", true, 0)}, false},
+		{"one less", []*api.Device{devicetest.Device("a", false)}, true},
+	} {
+		before := news
+		(*hub)(m).told(e, step.told)
+		outdated := len(m.stale) == 1
+		if outdated {
+			<-m.stale
+		}
+		if outdated != step.news || (news != before) != step.news {
+			t.Errorf("%s: to be noted %v, told on %v", step.what, outdated, news != before)
+		}
+	}
+}
+
+// TestSlowDisk: nobody but who has to waits for the disk: the status of a pod can be told, and what another had be taken back, while the
+// devices of a third are being noted.
+func TestSlowDisk(t *testing.T) {
+	w := newWorld(t)
+	w.plugin(devicetest.Options{Devices: two()})
+	w.offers("2 of 2")
+	if err := w.allocate(testPod("p", container("c", 1))); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.save(); err != nil { // nothing is left to be written
+		t.Fatal(err)
+	}
+	fifo := filepath.Join(w.dir, "."+checkpoint.FileName) // to be written and renamed; opening it waits for a reader
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	given := make(chan error)
+	go func() { given <- w.allocate(testPod("q", container("c", 1))) }()
+	free := make(chan bool)
+	go func() {
+		for w.holds("q", "c") == "" {
+			time.Sleep(time.Millisecond)
+		}
+		w.Health(testPod("p"))
+		w.Release("p")
+		close(free)
+	}()
+	select {
+	case <-free:
+	case <-given:
+		t.Error("given before it was noted")
+	case <-time.After(20 * time.Second):
+		t.Error("what is in memory waits for the disk")
+	}
+	r, err := os.OpenFile(fifo, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := <-given; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPluginReplaced: a new plugin on another socket takes over before the old one goes; one on the same socket at once.
 func TestPluginReplaced(t *testing.T) {
 	w := newWorld(t)
@@ -330,6 +409,13 @@ func TestKubeletRestart(t *testing.T) {
 	w.offers("2 of 2")
 	if err := w.allocate(testPod("q", container("c", 2))); err == nil || !strings.HasSuffix(err.Error(), "Requested: 2, Available: 1") {
 		t.Error(err)
+	}
+	if err := os.RemoveAll(filepath.Join(w.pods, "p")); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if w.holds("p", "c") != "" {
+		t.Error("a pod whose directory was removed while no kubelet ran has devices")
 	}
 	w.stop()
 	if err := os.WriteFile(filepath.Join(w.dir, checkpoint.FileName), []byte("torn"), 0o600); err != nil {

@@ -27,6 +27,7 @@ type endpoint struct {
 	api              api.DevicePluginClient
 	options          *api.DevicePluginOptions
 	devices          map[string]device // as it told last; the manager's mutex guards it
+	heard            bool              // it has told of its devices; guarded alike
 	cancel           context.CancelFunc
 	done             chan struct{}
 }
@@ -171,7 +172,9 @@ func (m *hub) told(e *endpoint, list []*api.Device) {
 		}
 		e.devices[d.ID] = device{healthy: d.Health == api.Healthy, nodes: nodes}
 	}
-	m.refresh(e.resource)
+	first := !e.heard
+	e.heard = true
+	m.refresh(e.resource, first)
 }
 
 // leave forgets a plugin.
@@ -182,18 +185,22 @@ func (m *hub) leave(e *endpoint) {
 	if len(r.plugins) == 0 {
 		r.gone = time.Now()
 	}
-	m.refresh(e.resource)
+	m.refresh(e.resource, true)
 }
 
-// refresh makes the devices of a resource those that its plugin has told, notes them, and tells who is concerned. The mutex is
-// held, and given up.
-func (m *hub) refresh(name string) {
+// refresh makes the devices of a resource those that its plugin has told, has them noted, and tells who is concerned; if nothing has
+// changed, only where a plugin has come or gone. The mutex is held, and given up.
+func (m *hub) refresh(name string, plugins bool) {
 	r := m.table.resources[name]
 	before, devices := r.devices, r.devices
 	if n := len(r.plugins); n > 0 {
 		devices = r.plugins[n-1].devices
 	}
 	r.devices = devices
+	if !plugins && maps.EqualFunc(before, devices, device.equal) {
+		m.mu.Unlock()
+		return
+	}
 	changed := sets.New[string]()
 	for id := range devices {
 		if old, known := before[id]; !known || old.healthy != devices[id].healthy || len(r.plugins) == 0 {
@@ -206,8 +213,8 @@ func (m *hub) refresh(name string) {
 		}
 	}
 	uids := m.table.owners(name, changed)
-	(*Manager)(m).noted()
 	m.mu.Unlock()
+	(*Manager)(m).outdated()
 	m.cfg.Log.Info("devices", "resource", name, "all", len(devices), "changed", slices.Sorted(maps.Keys(changed)))
 	m.cfg.Changed()
 	if len(uids) > 0 {

@@ -39,6 +39,10 @@ type device struct {
 	nodes   []int // NUMA nodes it is near to
 }
 
+func (d device) equal(other device) bool {
+	return d.healthy == other.healthy && slices.Equal(d.nodes, other.nodes)
+}
+
 // grant is what one container has of one resource.
 type grant struct {
 	ids      checkpoint.DevicesPerNUMA

@@ -67,12 +67,9 @@ func Read(path string) (entries []PodDevicesEntry, registered map[string][]strin
 	return f.Data.PodDeviceEntries, f.Data.RegisteredDevices, nil
 }
 
-// Write replaces the file.
-func Write(path string, entries []PodDevicesEntry, registered map[string][]string) error {
+// Content is what the file has to say, to be written as JSON.
+func Content(entries []PodDevicesEntry, registered map[string][]string) any {
 	f := file{Data: checkpointData{entries, registered}}
 	f.Checksum = f.Data.checksum()
-	if err := whole.WriteJSON(path, f); err != nil {
-		return fmt.Errorf("note which devices containers have: %w", err)
-	}
-	return nil
+	return f
 }
