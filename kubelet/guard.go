@@ -47,7 +47,7 @@ func (k *Kubelet) newGuard() error {
 		return err
 	}
 	event := func(kind, reason, message string) { k.events.Node(k.cfg.NodeName, kind, reason, message) }
-	if g.images, err = images.New(images.Config{Runtime: calls, Images: store, Policy: imagePolicy(c), Event: event, Removed: k.metrics.Volumes.Collected, Listed: k.facts.pulls.Prune, Log: k.log}); err != nil {
+	if g.images, err = images.New(images.Config{Runtime: calls, Images: store, Policy: imagePolicy(c), Event: event, Removed: k.metrics.Volumes.Collected, Listed: k.facts.pulls.Prune, Trace: k.tracing.Span, Log: k.log}); err != nil {
 		return err
 	}
 	settings := evict.Settings{Hard: reserve.HardThresholds(c), Soft: c.EvictionSoft, SoftGrace: c.EvictionSoftGracePeriod, MinimumReclaim: c.EvictionMinimumReclaim}

@@ -10,6 +10,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/event"
 	"github.com/skiff-node/skiff/kubelet/metrics"
 	"github.com/skiff-node/skiff/kubelet/probe"
+	"github.com/skiff-node/skiff/kubelet/tracing"
 	"github.com/skiff-node/skiff/kubelet/volume"
 	"github.com/skiff-node/skiff/kubelet/worker"
 )
@@ -19,15 +20,17 @@ type instruments struct {
 	events       *event.Recorder
 	metrics      *metrics.Kubelet
 	certificates *metrics.Certificates // nil unless the kubelet renews some
+	tracing      *tracing.Provider     // nil when it is off
 }
 
-func newInstruments(cfg *Config) instruments {
-	i := instruments{metrics: metrics.NewKubelet()}
+func newInstruments(cfg *Config) (i instruments, err error) {
+	i.metrics = metrics.NewKubelet()
 	i.metrics.About(cfg.Version, configuration.Gates(cfg.Configuration.FeatureGates))
 	if c := cfg.Configuration; c.RotateCertificates || c.ServerTLSBootstrap {
 		i.certificates = i.metrics.NewCertificates()
 	}
-	return i
+	i.tracing, err = tracing.New(cfg.Configuration.Tracing, cfg.NodeName, cfg.Log)
+	return i, err
 }
 
 // probed counts a check of a probe.

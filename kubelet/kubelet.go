@@ -75,14 +75,18 @@ func New(cfg Config) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubelet{cfg: cfg, log: cfg.Log, milestones: milestones{make(chan struct{}), make(chan struct{})}, instruments: newInstruments(&cfg),
+	k := &Kubelet{cfg: cfg, log: cfg.Log, milestones: milestones{make(chan struct{}), make(chan struct{})},
 		loops: map[string]func(context.Context) error{}}
+	if k.instruments, err = newInstruments(&cfg); err != nil {
+		return nil, err
+	}
 	rc, err := restConfig(&cfg)
 	if err != nil {
 		return nil, err
 	}
 	if rc != nil {
 		rc.Wrap(k.metrics.API.Wrap)
+		rc.Wrap(k.tracing.Transport)
 	}
 	var events kubernetes.Interface
 	if rc != nil && cfg.Configuration.RotateCertificates {
@@ -143,7 +147,7 @@ func (k *Kubelet) newRuntime() error {
 		return err
 	}
 	k.runtime, err = runtime.New(runtime.Config{
-		Credentials: plugins.For, Pulls: k.facts.pulls, Labelled: selinux.Host{}.Enabled(), Metrics: k.metrics.Runtime,
+		Credentials: plugins.For, Pulls: k.facts.pulls, Labelled: selinux.Host{}.Enabled(), Metrics: k.metrics.Runtime, Dial: k.tracing.Dial(),
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
 		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
@@ -174,7 +178,7 @@ func (k *Kubelet) newWorkers() error {
 	k.statuses = status.New(status.Config{Client: k.client, Log: k.log, Wrote: k.metrics.Pods.StatusWritten, Target: func(p *v1.Pod) *v1.Pod { return k.source.Shown(p) }})
 	wc := worker.Config{
 		Runtime: k.runtime, Volumes: k.volumes.Manager, Cgroups: (*cgroups)(k), Probes: k.probes, Statuses: newPodsAPI(k), Events: k.events, Claims: k.facts.claims,
-		Records: record.Files(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Health: k.facts.assigned.Health, Over: k.facts.assigned.Release, Metrics: k.metrics.Pods, Resizes: k.metrics.Resizes, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
+		Records: record.Files(filepath.Join(k.cfg.RootDir, "pods")), Admit: (*admission)(k).admit, Resize: (*admission)(k).resize, Health: k.facts.assigned.Health, Over: k.facts.assigned.Release, Instruments: worker.Instruments{Metrics: k.metrics.Pods, Resizes: k.metrics.Resizes, Trace: k.tracing.Pods()}, HostIPs: func() []string { return k.facts.ips }, Log: k.log,
 		Delete: func(ctx context.Context, p *v1.Pod) error { return k.source.Delete(ctx, p) },
 	}
 	wc.Unregister = func(uid types.UID) { k.metrics.Forget(string(uid)) }
@@ -271,6 +275,7 @@ func (k *Kubelet) close() {
 	if err := k.runtime.Close(); err != nil {
 		k.log.Debug("close runtime connection", "err", err)
 	}
+	k.tracing.Close()
 }
 
 // Pods lists the node's pods with their newest statuses.

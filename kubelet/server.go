@@ -27,7 +27,7 @@ func (k *Kubelet) newServer() error {
 	}
 	calls, _ := k.runtime.CRI()
 	sc := server.Config{NodeName: k.cfg.NodeName, Pods: k.Pods, Runtime: calls, Auth: auth, Log: k.log,
-		Pages: k.metrics.Pages(k.guard.measured.Pages()), Metrics: k.metrics.Server, Healthy: func() error { return worker.Healthy(k.pool) }, Checked: k.metrics.Checked,
+		Pages: k.metrics.Pages(k.guard.measured.Pages()), Metrics: k.metrics.Server, Healthy: func() error { return worker.Healthy(k.pool) }, Checked: k.metrics.Checked, Traced: k.tracing.Handler,
 		About: server.About{Version: k.cfg.Version, Configz: c, Flags: k.cfg.flags()},
 		Debug: server.Debug{Off: !*c.EnableDebuggingHandlers, NoProfiling: !*c.EnableProfilingHandler, CheckpointDir: filepath.Join(k.cfg.RootDir, "checkpoints"),
 			LogQuery: c.EnableSystemLogQuery != nil && *c.EnableSystemLogQuery}}

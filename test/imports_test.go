@@ -55,8 +55,9 @@ var owners = map[string][]string{
 	"tags.cncf.io/container-device-interface":          {"runtimeservice/cdi"},
 	"github.com/containerd/nri":                        {"runtimeservice/nri", "cmd/skiff-cri"},
 	"github.com/opencontainers/runtime-tools":          {"runtimeservice/nri", "runtimeservice/spec"},
-	"go.opentelemetry.io/otel/sdk":                     {"cri/trace"},
-	"go.opentelemetry.io/otel/exporters":               {"cri/trace"},
+	"go.opentelemetry.io/otel/sdk":                     {"cri/trace", "kubelet/tracing"},
+	"go.opentelemetry.io/otel/exporters":               {"cri/trace", "kubelet/tracing"},
+	"go.opentelemetry.io/contrib":                      {"kubelet/tracing"},
 	"github.com/google/go-containerregistry":           {"test/images", "imageservice"},
 }
 

@@ -96,7 +96,9 @@ func TestRefused(t *testing.T) {
 		"cpuManagerPolicy: dynamic":                                      "cpuManagerPolicy: \"dynamic\" is none of",
 		"featureGates: {NoSuchThing: true}":                              "unrecognized feature gate: NoSuchThing",
 		"featureGates: {InPlacePodVerticalScaling: false}":               "cannot set feature gate InPlacePodVerticalScaling to false, feature is locked to true",
-		"tracing: {endpoint: x}":                                         "tracing: not supported",
+		"runOnce: true":                                                  "runOnce: not supported",
+		"tracing: {samplingRatePerMillion: 1000001}":                     "tracing.samplingRatePerMillion: Invalid value: 1000001",
+		"tracing: {endpoint: http://x}":                                  "tracing.endpoint: Invalid value: \"http://x\": unsupported scheme",
 		"imageGCLowThresholdPercent: 90":                                 "imageGCLowThresholdPercent: 90 must be below",
 		"crashLoopBackOff: {maxContainerRestartPeriod: 10m}":             "crashLoopBackOff.maxContainerRestartPeriod: 10m0s must be between",
 		"enforceNodeAllocatable: [pods, kube-reserved]":                  "kubeReservedCgroup: must be given",
@@ -138,7 +140,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil || c.NodeStatusReportFrequency.Duration != 20*time.Second {
 		t.Errorf("the report frequency follows: %v %v", c.NodeStatusReportFrequency, err)
 	}
-	if Fate("maxPods") != "applied" || Fate("hairpinMode") != "inert" || Fate("tracing") != "refused" || Fate("maxPod") != "" {
+	if Fate("maxPods") != "applied" || Fate("hairpinMode") != "inert" || Fate("runOnce") != "refused" || Fate("maxPod") != "" {
 		t.Error("fates")
 	}
 }

@@ -29,7 +29,7 @@ var applied = []string{
 	"topologyManagerPolicyOptions", "memoryManagerPolicy", "reservedMemory", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"localStorageCapacityIsolation", "cgroupsPerQOS", "enableControllerAttachDetach",
-	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority",
+	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "tracing",
 }
 
 // inert maps fields whose value changes nothing to the reason.
@@ -64,7 +64,6 @@ func refusals() []refusal {
 		{"qosReserved", func(c *conf) bool { return len(c.QOSReserved) > 0 }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
 		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
-		{"tracing", func(c *conf) bool { return c.Tracing != nil }, "leave it out"},
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	tracing "k8s.io/component-base/tracing/api/v1"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	"k8s.io/utils/cpuset"
 
@@ -41,6 +43,9 @@ func validate(c *kubeletconfig.KubeletConfiguration) []error {
 	v.images(c)
 	v.enforcement(c)
 	v.shutdown(c)
+	for _, err := range tracing.ValidateTracingConfiguration(c.Tracing, nil, field.NewPath("tracing")) {
+		v.errs = append(v.errs, err)
+	}
 	return v.errs
 }
 

@@ -110,6 +110,8 @@ type Config struct {
 	Removed func(reason string)
 	// Listed is told the ids of all images, before any is removed, and when they were asked for. May be nil.
 	Listed func(ids []string, asked time.Time)
+	// Trace begins a span of a collection, which ends with what it failed at. May be nil.
+	Trace func(ctx context.Context, name string) (context.Context, func(error))
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -138,6 +140,9 @@ func New(cfg Config) (*Collector, error) {
 	}
 	if cfg.Listed == nil {
 		cfg.Listed = func([]string, time.Time) {}
+	}
+	if cfg.Trace == nil {
+		cfg.Trace = func(ctx context.Context, _ string) (context.Context, func(error)) { return ctx, func(error) {} }
 	}
 	if cfg.Removed == nil {
 		cfg.Removed = func(string) {}
@@ -169,7 +174,9 @@ func (c *Collector) Run(ctx context.Context) error {
 }
 
 // Collect removes what the policy says.
-func (c *Collector) Collect(ctx context.Context) error {
+func (c *Collector) Collect(ctx context.Context) (err error) {
+	ctx, end := c.cfg.Trace(ctx, "Images/GarbageCollect")
+	defer func() { end(err) }()
 	list, err := c.look(ctx)
 	if err != nil {
 		return err

@@ -72,6 +72,8 @@ type Config struct {
 	Pulls *pulls.Records
 	// Metrics count calls, starts and pulls. Optional.
 	Metrics *metrics.Runtime
+	// Dial is added to what the connections are made with, to trace the calls. Optional.
+	Dial []grpc.DialOption
 	// PullRate is how many pulls may begin per second, and PullBurst how many at once; zero means no limit.
 	PullRate, PullBurst int
 	// ParallelPulls bounds how many images are pulled at once; zero means 5.
@@ -117,14 +119,14 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.PullRate > 0 {
 		r.rate = rate.NewLimiter(rate.Limit(cfg.PullRate), max(cfg.PullBurst, 1))
 	}
-	conn, err := dial(cfg.Endpoint, cfg.Metrics.Called)
+	conn, err := dial(cfg.Endpoint, cfg.Metrics.Called, cfg.Dial...)
 	if err != nil {
 		return nil, err
 	}
 	imageConn := conn
 	r.conns = append(r.conns, conn)
 	if cfg.ImageEndpoint != cfg.Endpoint {
-		if imageConn, err = dial(cfg.ImageEndpoint, cfg.Metrics.Called); err != nil {
+		if imageConn, err = dial(cfg.ImageEndpoint, cfg.Metrics.Called, cfg.Dial...); err != nil {
 			return nil, err
 		}
 		r.conns = append(r.conns, imageConn)
@@ -143,12 +145,13 @@ func counting(called func(string, time.Duration, error)) grpc.UnaryClientInterce
 	}
 }
 
-func dial(endpoint string, called func(string, time.Duration, error)) (*grpc.ClientConn, error) {
+func dial(endpoint string, called func(string, time.Duration, error), more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	if strings.HasPrefix(endpoint, "/") {
 		endpoint = "unix://" + endpoint
 	}
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithChainUnaryInterceptor(counting(called)))
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithChainUnaryInterceptor(counting(called))}
+	conn, err := grpc.NewClient(endpoint, append(options, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("container runtime endpoint %q: %w", endpoint, err)
 	}

@@ -58,7 +58,7 @@ type openPort struct{ *Server }
 func (s openPort) handler() http.Handler {
 	mux := http.NewServeMux()
 	s.add(mux)
-	return mux
+	return s.cfg.Traced(mux, true)
 }
 
 func (s openPort) add(mux *http.ServeMux) {

@@ -77,8 +77,10 @@ type Config struct {
 	Pages map[string]http.Handler
 	// Metrics count requests. Optional.
 	Metrics *metrics.Server
-	About   About
-	Debug   Debug
+	// Traced makes spans of requests that were let in; public says that everybody is. Optional.
+	Traced func(next http.Handler, public bool) http.Handler
+	About  About
+	Debug  Debug
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -129,6 +131,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = metrics.NewKubelet().Server
+	}
+	if cfg.Traced == nil {
+		cfg.Traced = func(next http.Handler, _ bool) http.Handler { return next }
 	}
 	if cfg.Checked == nil {
 		cfg.Checked = func(string, error) {}
@@ -212,6 +217,7 @@ func (s *Server) tlsConfig() *tls.Config {
 
 // guard lets a request through when its sender is known and allowed.
 func (s *Server) guard(next http.Handler) http.Handler {
+	next = s.cfg.Traced(next, false)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer s.cfg.Metrics.Request(r)()
 		who, err := s.auth.who(r)

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -31,7 +32,7 @@ func (w *worker) act(ctx context.Context, d *pod.Desired, a *pod.Actions) {
 		w.kill(ctx, d.Pod, &a.Kills[i])
 	}
 	for _, id := range a.StopSandboxes {
-		w.begin(ctx, stepSandbox+id, false, func(ctx context.Context) { w.attempt("stop sandbox", w.cfg.Runtime.StopSandbox(ctx, id)) })
+		w.begin(ctx, stepSandbox+id, false, func(ctx context.Context) { w.attempt(ctx, "stop sandbox", w.cfg.Runtime.StopSandbox(ctx, id)) })
 	}
 	if a.Start != nil && len(a.StopSandboxes) == 0 {
 		s := *a.Start
@@ -41,18 +42,19 @@ func (w *worker) act(ctx context.Context, d *pod.Desired, a *pod.Actions) {
 		w.begin(ctx, stepResize, false, func(ctx context.Context) { resizer{w}.carryOut(ctx, d.Pod, a.Resizes) })
 	}
 	for _, id := range a.Remove {
-		w.begin(ctx, stepRemove+id, false, func(ctx context.Context) { w.attempt("remove container", w.cfg.Runtime.RemoveContainer(ctx, id)) })
+		w.begin(ctx, stepRemove+id, false, func(ctx context.Context) { w.attempt(ctx, "remove container", w.cfg.Runtime.RemoveContainer(ctx, id)) })
 	}
 	for _, id := range a.RemoveSandboxes {
-		w.begin(ctx, stepRemoveBox+id, false, func(ctx context.Context) { w.attempt("remove sandbox", w.cfg.Runtime.RemoveSandbox(ctx, id)) })
+		w.begin(ctx, stepRemoveBox+id, false, func(ctx context.Context) { w.attempt(ctx, "remove sandbox", w.cfg.Runtime.RemoveSandbox(ctx, id)) })
 	}
 }
 
 // attempt notes that a step failed which the next pass will ask for again, and keeps that from being at once.
-func (w *worker) attempt(what string, err error) {
+func (w *worker) attempt(ctx context.Context, what string, err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
+	traced(ctx).failed(fmt.Errorf("%s: %w", what, err))
 	w.log.Warn("step failed, will be made again", "step", what, "err", err)
 	time.Sleep(afterError)
 }
@@ -72,6 +74,7 @@ func (w *worker) kill(ctx context.Context, p *v1.Pod, k *pod.KillStep) {
 			ctx, cancel := context.WithDeadline(ctx, k.Kill.Deadline)
 			defer cancel()
 			if err := w.cfg.Runtime.RunHook(ctx, p, k.ID, k.Name, hook); err != nil {
+				traced(ctx).failed(err)
 				w.log.Warn("preStop hook failed", "container", k.Name, "err", err)
 				w.cfg.Events.Warning(p, k.Name, "FailedPreStopHook", "PreStopHook failed")
 			}
@@ -88,7 +91,7 @@ func (w *worker) stop(ctx context.Context, k *pod.KillStep) {
 	if ctx.Err() != nil {
 		return // replaced by a shorter one, or the kubelet ends
 	}
-	w.attempt("stop container", err)
+	w.attempt(ctx, "stop container", err)
 	w.record(k.ID, func(r *pod.Kill) {
 		r.Stop = pod.Over
 		if err != nil {

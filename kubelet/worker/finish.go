@@ -54,14 +54,15 @@ func (w finisher) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (
 		return w.ending.retry, false
 	}
 	if w.holds(d.Pod.UID) {
+		defer traced(ctx).step().done()
 		if err := w.cfg.Claims.Release(ctx, d.Pod.UID); err != nil {
-			return w.later(err), false
+			return w.later(ctx, err), false
 		}
 		w.poke() // now the API may be told that the pod is over
 		return time.Time{}, false
 	}
 	if err := w.cleanUp(ctx, d.Pod); err != nil {
-		return w.later(err), false
+		return w.later(ctx, err), false
 	}
 	w.mu.Lock()
 	removed := w.removed
@@ -70,7 +71,7 @@ func (w finisher) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (
 		return time.Time{}, false // finished, but kept: its logs can be read
 	}
 	if err := w.forget(ctx, d.Pod, o, removed); err != nil {
-		return w.later(err), false
+		return w.later(ctx, err), false
 	}
 	return time.Time{}, removed
 }
@@ -78,7 +79,8 @@ func (w finisher) finish(ctx context.Context, d *pod.Desired, o *pod.Observed) (
 // holds tells whether devices are or may be ready for the pod.
 func (w *worker) holds(uid types.UID) bool { return w.cfg.Claims != nil && w.cfg.Claims.Holds(uid) }
 
-func (w finisher) later(err error) time.Time {
+func (w finisher) later(ctx context.Context, err error) time.Time {
+	traced(ctx).failed(err)
 	w.log.Warn("cannot clean up after pod, will be tried again", "err", err)
 	w.ending.retry = time.Now().Add(2 * afterError)
 	return w.ending.retry
@@ -89,6 +91,7 @@ func (w finisher) cleanUp(ctx context.Context, p *v1.Pod) error {
 	if w.ending.cleaned {
 		return nil
 	}
+	defer traced(ctx).step().done()
 	if err := w.cfg.Volumes.Teardown(ctx, p.UID); err != nil {
 		w.cfg.Events.Warning(p, "", "FailedUnMount", "%v", err)
 		return fmt.Errorf("take down volumes: %w", err)
@@ -109,6 +112,7 @@ func (w finisher) forget(ctx context.Context, p *v1.Pod, o *pod.Observed, remove
 	if w.ending.deleted {
 		return nil
 	}
+	defer traced(ctx).step().done()
 	for _, s := range o.Sandboxes {
 		if err := w.cfg.Runtime.RemoveSandbox(ctx, s.ID); err != nil {
 			return err

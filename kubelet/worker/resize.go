@@ -188,6 +188,7 @@ func (w resizer) carryOut(ctx context.Context, p *v1.Pod, list []pod.Resize) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
+	traced(ctx).failed(err)
 	w.log.Warn("cannot resize, will be tried again", "err", err)
 	w.failed(p, err)
 	select {

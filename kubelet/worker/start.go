@@ -20,6 +20,7 @@ func (w starter) start(ctx context.Context, p *v1.Pod, s *pod.Start) {
 	req := runtime.Request{Pod: p, SandboxID: s.SandboxID, Attempt: s.Attempt}
 	if err := w.prepare(ctx, p, s, &req); err != nil {
 		if ctx.Err() == nil {
+			traced(ctx).failed(err)
 			w.fault("", pod.Fault{Reason: "FailedSync", Message: err.Error()})
 		}
 		return
@@ -106,6 +107,7 @@ func (w starter) startOne(ctx context.Context, req *runtime.Request) {
 	if ctx.Err() != nil {
 		return
 	}
+	traced(ctx).failed(err)
 	w.log.Warn("cannot start container", "container", name, "err", err)
 	f := pod.Fault{Reason: "RunContainerError", Message: err.Error()}
 	var fault *runtime.Fault

@@ -45,6 +45,7 @@ func (w *worker) begin(ctx context.Context, name string, replace bool, fn func(c
 		}
 		old.cancel()
 	}
+	span := traced(ctx).step()
 	ctx, cancel := context.WithCancel(ctx)
 	mine := &step{cancel}
 	w.steps.running[name] = mine
@@ -53,6 +54,7 @@ func (w *worker) begin(ctx context.Context, name string, replace bool, fn func(c
 		defer w.steps.group.Done()
 		defer cancel()
 		fn(ctx)
+		span.done()
 		w.view.stale.Store(true) // before the step counts as ended: whoever sees that looks at what it has made
 		w.mu.Lock()
 		if w.steps.running[name] == mine {

@@ -136,9 +136,8 @@ type Config struct {
 	Resize func(p *v1.Pod, granted resize.Allocation, others []*v1.Pod) *resize.Refusal
 	// Records keep what pods were granted and have got. Nil keeps nothing: then the API's status tells.
 	Records Records
-	// Metrics and Resizes count what becomes of pods and of their resizes. Optional.
-	Metrics *metrics.Pods
-	Resizes *metrics.Resizes
+	// Instruments are optional.
+	Instruments
 	// Over is told that nothing of a pod runs any more and nothing will, before the API is told so: others may get what the pod had
 	// once that is known. Optional.
 	Over func(uid types.UID)
@@ -152,6 +151,14 @@ type Config struct {
 	// MaxBackoff caps the back-off between restarts; zero means upstream's 5 minutes.
 	MaxBackoff time.Duration
 	Log        *slog.Logger
+}
+
+// Instruments tell what goes on.
+type Instruments struct {
+	// Metrics and Resizes count what becomes of pods and of their resizes.
+	Metrics *metrics.Pods
+	Resizes *metrics.Resizes
+	Trace   Trace
 }
 
 // worker is one pod's. The fields above mu are its goroutine's own.
@@ -301,6 +308,8 @@ func (w *worker) pass(ctx context.Context) (again time.Time, gone bool) {
 		w.cfg.Claims.Report(d.Pod, &st)
 	}
 	w.publish(d, st, &acts)
+	ctx, span := w.cfg.Trace.pass(ctx, w, &d, &acts, began)
+	defer span.done()
 	w.act(ctx, &d, &acts)
 	switch {
 	case !w.view.made:
