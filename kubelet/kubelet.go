@@ -32,6 +32,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/server"
 	"github.com/skiff-node/skiff/kubelet/source"
 	"github.com/skiff-node/skiff/kubelet/status"
+	"github.com/skiff-node/skiff/kubelet/sweep"
 	"github.com/skiff-node/skiff/kubelet/volume"
 	"github.com/skiff-node/skiff/kubelet/volume/selinux"
 	"github.com/skiff-node/skiff/kubelet/worker"
@@ -233,6 +234,13 @@ func (k *Kubelet) parts() map[string]func(context.Context) error {
 		parts["server"] = k.server.Run
 	}
 	return parts
+}
+
+// sweep ends what was left behind while no kubelet ran. The groups are known once the runtime has answered.
+func (k *Kubelet) sweep(ctx context.Context) error {
+	found := func(ctx context.Context) ([]*v1.Pod, error) { return runtime.Rebuilt(ctx, k.runtime) }
+	return sweep.Run(ctx, sweep.Config{Sourced: k.sourced, Runtime: found, Pool: k.pool, Log: k.log,
+		Retain: []func(context.Context, func(types.UID) bool) error{k.facts.claims.Retain, k.volumes.Retain, (*cgroups)(k).groups().Retain}})
 }
 
 // connect waits for the runtime and makes the cgroups that pods live below.

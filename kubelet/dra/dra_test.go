@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -374,6 +375,34 @@ func TestKilled(t *testing.T) {
 	b.restart()
 	if b.node.Holds(p.UID) {
 		t.Error("still held")
+	}
+}
+
+// TestRetainBesideASlowDriver: a pod that comes while a driver takes its time to take back a former pod's devices keeps what an earlier
+// kubelet has prepared for it.
+func TestRetainBesideASlowDriver(t *testing.T) {
+	b := newBench(t)
+	d := b.driver(dratest.Options{Name: driverName})
+	for pod, claim := range map[string]string{"1-former": "a", "2-new": "b"} {
+		p := b.pod(pod, `spec: {resourceClaims: [{name: x, resourceClaimName: `+claim+`}], containers: [{name: main}]}`)
+		b.claim(claim, []string{driverName}, p)
+		b.prepare(p)
+	}
+	asked := len(d.Asked())
+	d.Hang("unprepare")
+	var known atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		done <- b.node.Retain(t.Context(), func(uid types.UID) bool { return known.Load() && uid == "2-new" })
+	}()
+	b.until("the driver is asked", func() bool { return len(d.Asked()) > asked })
+	known.Store(true)
+	d.Release("unprepare")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := d.Asked()[asked:]; !slices.Equal(got, []string{"unprepare a"}) || !b.node.Holds("2-new") || b.node.Holds("1-former") {
+		t.Errorf("asked %v", got)
 	}
 }
 

@@ -246,6 +246,16 @@ type Pod struct {
 	Rebuilt *v1.Pod
 }
 
+// Rebuilt lists all pods that the runtime has something of, as far as it takes to stop them.
+func Rebuilt(ctx context.Context, r *Runtime) ([]*v1.Pod, error) {
+	found, err := r.Pods(ctx)
+	list := make([]*v1.Pod, 0, len(found))
+	for _, p := range found {
+		list = append(list, p.Rebuilt)
+	}
+	return list, err
+}
+
 // Pods lists all pods that the runtime has something of.
 func (r *Runtime) Pods(ctx context.Context) (map[types.UID]*Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -102,6 +103,53 @@ func TestRemoved(t *testing.T) {
 	}
 	if !slices.Equal(told, []types.UID{"former", "new"}) {
 		t.Error(told)
+	}
+}
+
+// slow is a kind whose driver takes its time to take back what it holds for a pod.
+type slow struct {
+	shown
+	asked  chan types.UID
+	answer chan struct{}
+}
+
+func (s slow) Release(_ context.Context, pod types.UID, _ string) error {
+	s.asked <- pod
+	<-s.answer
+	return nil
+}
+
+// TestRetainBesideASlowDriver: a pod that comes while a driver takes its time with a former one keeps its directory, though that was
+// found when it was not known.
+func TestRetainBesideASlowDriver(t *testing.T) {
+	root := t.TempDir()
+	kind := slow{asked: make(chan types.UID), answer: make(chan struct{})}
+	m, err := volume.New(volume.Config{Root: root, Kinds: []volume.Kind{kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, uid := range []string{"1-former", "2-new", "3-former"} {
+		if err := os.MkdirAll(filepath.Join(root, "pods", uid), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var known atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		done <- m.Retain(t.Context(), func(uid types.UID) bool { return known.Load() && uid == "2-new" })
+	}()
+	for _, want := range []types.UID{"1-former", "3-former"} {
+		if uid := <-kind.asked; uid != want {
+			t.Fatalf("%s was taken for a former pod", uid)
+		}
+		known.Store(true)
+		kind.answer <- struct{}{}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(root, "pods", "*")); len(left) != 1 || filepath.Base(left[0]) != "2-new" {
+		t.Error(left)
 	}
 }
 
