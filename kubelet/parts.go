@@ -158,7 +158,8 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 
 func newGroups(k *Kubelet, bySystemd bool) (cgroup.Groups, error) {
 	c := k.cfg.Configuration
-	cfg := cgroup.Config{Root: c.CgroupRoot, Log: k.log, Node: reserve.NodeLimits(c, k.facts.capacity(c.MaxPods)), Reserved: reserve.GroupLimits(c),
+	capacity := k.facts.capacity(c.MaxPods)
+	cfg := cgroup.Config{Root: c.CgroupRoot, Log: k.log, Node: reserve.NodeLimits(c, capacity), Reserved: reserve.GroupLimits(c), Reserve: reserve.Better(c, capacity),
 		Options: cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}}
 	if bySystemd {
 		units, err := systemd.New()
@@ -170,6 +171,9 @@ func newGroups(k *Kubelet, bySystemd bool) (cgroup.Groups, error) {
 	m, err := cgroup.New(cfg)
 	if err == nil && !*c.CgroupsPerQOS {
 		return cgroup.Flat{Manager: m}, nil
+	}
+	if cfg.Reserve.Percent > 0 {
+		k.loops["reserved memory"] = func(ctx context.Context) error { return m.Hold(ctx, time.Minute) }
 	}
 	return m, err
 }

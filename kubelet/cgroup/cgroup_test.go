@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -312,4 +314,89 @@ func TestFlat(t *testing.T) {
 			t.Errorf("%s: made %q", tc.root, found)
 		}
 	}
+}
+
+func TestReserve(t *testing.T) {
+	for _, tc := range []struct {
+		percent               int64
+		s                     sums
+		burstable, bestEffort int64
+	}{
+		{100, sums{}, 1000, 1000},
+		{100, sums{guaranteedBytes: 300}, 700, 700},
+		{100, sums{guaranteedBytes: 300, burstableBytes: 200}, 700, 500},
+		{50, sums{guaranteedBytes: 300, burstableBytes: 200}, 850, 750},
+		{100, sums{guaranteedBytes: 800, burstableBytes: 400}, 200, 0},
+	} {
+		burstable, bestEffort := Reserve{Percent: tc.percent, Allocatable: 1000}.limits(tc.s)
+		if burstable != tc.burstable || bestEffort != tc.bestEffort {
+			t.Errorf("%+v: %d, %d", tc, burstable, bestEffort)
+		}
+	}
+}
+
+// TestReserved: the worse classes have less as pods of better ones come, and more as they go; a start that reserves nothing takes
+// the limits back.
+func TestReserved(t *testing.T) {
+	root := t.TempDir()
+	layout := Layout{Version: V2, Trees: map[string]string{"cpu": root, "memory": root, "pids": root}, Roots: []string{root}}
+	start := func(r Reserve) *Manager {
+		t.Helper()
+		m, err := New(Config{Layout: layout, Reserve: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.EnsureNode(); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	check := func(when, burstable, bestEffort string) {
+		t.Helper()
+		for tier, want := range map[string]string{"burstable": burstable, "besteffort": bestEffort} {
+			if got, err := os.ReadFile(filepath.Join(root, "kubepods", tier, "memory.max")); err != nil || string(got) != want {
+				t.Errorf("%s: %s has %q, want %q; %v", when, tier, got, want, err)
+			}
+		}
+	}
+	m := start(Reserve{Percent: 50, Allocatable: 8192})
+	g, b := podOf("cpu=1 memory=4Ki", "cpu=1 memory=4Ki"), podOf("memory=1Ki", "")
+	g.UID, b.UID = "g", "b"
+	for _, p := range []*v1.Pod{g, b} {
+		if _, err := m.EnsurePod(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("both", "6144", "5632")
+	// What uses more than it may, and gives nothing back (the kernel says so by EBUSY in version 1), may not grow.
+	limit := filepath.Join(root, "kubepods/burstable/memory.max")
+	if err := errors.Join(os.Remove(limit), os.Mkdir(limit, 0o755), os.WriteFile(filepath.Join(root, "kubepods/burstable/memory.current"), []byte("7000\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	m.tiers.burstable = 0
+	m.mu.Lock()
+	m.updateTiers()
+	m.mu.Unlock()
+	if m.tiers.burstable != 0 {
+		t.Error("a limit that could not be set counts as set")
+	}
+	if err := os.Remove(limit); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Hold(ctx, time.Millisecond) }()
+	for {
+		if got, _ := os.ReadFile(limit); string(got) == "6144" {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	check("tried again", "6144", "5632")
+	start(Reserve{})
+	check("nothing reserved", "max", "max")
 }

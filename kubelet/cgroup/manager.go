@@ -28,6 +28,8 @@ type Config struct {
 	Node Limits
 	// Reserved are the limits of existing groups, by path: what the system and the kubelet may use (kubeReservedCgroup).
 	Reserved map[string]Limits
+	// Reserve keeps what better classes of pods request from the worse ones (qosReserved).
+	Reserve Reserve
 	// Options apply to every pod. PageSizes is filled in from the machine when nil.
 	Options Options
 	// Log receives what could not be done but harms nobody. May be nil.
@@ -37,11 +39,10 @@ type Config struct {
 // Manager makes and removes the groups of pods. It is safe for concurrent use.
 type Manager struct {
 	tree
-	cfg  Config
-	mu   sync.Mutex
-	pods map[types.UID]podState
-	last int64    // shares of the burstable tier that were written last
-	kept [2]int64 // requests of memory of the Guaranteed and the Burstable pods that were written last
+	cfg   Config
+	mu    sync.Mutex
+	pods  map[types.UID]podState
+	tiers tiers // what was written to them last
 }
 
 type podState struct {
@@ -101,27 +102,7 @@ func (m *Manager) EnsureNode() error {
 			return fmt.Errorf("limit cgroup %q to what is reserved: %w", group, err)
 		}
 	}
-	all := m.cfg.Node
-	var low *int64
-	if !m.cfg.Options.Tiered { // a former kubelet may have protected what pods request
-		all.Min, all.Low, low = ptr(0), ptr(0), ptr(0)
-	}
-	if err := m.ensure(m.group(), all); err != nil {
-		return fmt.Errorf("make the cgroup of all pods: %w", err)
-	}
-	for _, tier := range []string{burstable, bestEffort} {
-		group, limits := m.group(tier), Limits{Shares: ptr(minShares)}
-		if tier == burstable && m.exists(group) {
-			limits.Shares = nil // its pods may run: it keeps its weight until they are adopted
-		}
-		if tier == burstable {
-			limits.Low = low
-		}
-		if err := m.ensure(group, limits); err != nil {
-			return fmt.Errorf("make the cgroup of %s pods: %w", tier, err)
-		}
-	}
-	return nil
+	return m.ensureTiers()
 }
 
 // EnsurePod makes the pod's group with its limits and returns the cgroup parent to give to the runtime. Call it again
@@ -173,8 +154,7 @@ func (m *Manager) Adopt(pod *v1.Pod) {
 func (m *Manager) count(pod *v1.Pod, files []File) {
 	requests := helper.PodRequests(pod, helper.PodResourcesOptions{})
 	m.pods[pod.UID] = podState{ClassOf(pod), requests.Cpu().MilliValue(), requests.Memory().Value(), files}
-	m.weighBurstable()
-	m.protect()
+	m.updateTiers()
 }
 
 // ResizePod gives the pod's group the limits of pod, and runs change, which gives its containers theirs, in between: a
@@ -196,60 +176,6 @@ func (m *Manager) ResizePod(pod *v1.Pod, change func() error) error {
 	return failed
 }
 
-// weighBurstable gives the burstable tier the sum of its pods' shares, so that its pods together weigh as much against
-// the Guaranteed ones as they asked for. m.mu is held.
-func (m *Manager) weighBurstable() {
-	var milliCPU int64
-	for _, p := range m.pods {
-		if p.class == v1.PodQOSBurstable {
-			milliCPU += p.milliCPU
-		}
-	}
-	shares := Shares(milliCPU)
-	if shares == m.last {
-		return
-	}
-	if err := m.set(m.group(burstable), Limits{Shares: &shares}); err != nil {
-		m.cfg.Log.Warn("the cpu weight of the burstable pods could not be set", "err", err)
-		return
-	}
-	m.last = shares
-}
-
-// protect lets the tiers above the pods have what the pods request of memory: the kernel gives a group no more protection than
-// those above it. m.mu is held.
-func (m *Manager) protect() {
-	if !m.cfg.Options.Tiered || m.layout.Version != V2 {
-		return
-	}
-	sums := [2]int64{}
-	for _, p := range m.pods {
-		switch p.class {
-		case v1.PodQOSGuaranteed:
-			sums[0] += p.memory
-		case v1.PodQOSBurstable:
-			sums[1] += p.memory
-		}
-	}
-	if sums == m.kept {
-		return
-	}
-	err := errors.Join(m.set(m.group(), Limits{Min: ptr(sums[0] + sums[1]), Low: ptr(sums[1])}),
-		m.set(m.group(burstable), Limits{Low: ptr(sums[1])}))
-	if err != nil {
-		m.cfg.Log.Warn("the memory that pods request could not be protected", "err", err)
-		return
-	}
-	m.kept = sums
-}
-
-// Protected is how much memory of Guaranteed and of Burstable pods is protected, in bytes.
-func (m *Manager) Protected() (guaranteed, burstable int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.kept[0], m.kept[1]
-}
-
 // RemovePod removes the pod's group and whatever is below it from every tree. Its containers must be stopped; a process
 // that is still exiting is waited for until ctx ends. A group that does not exist is no error.
 func (m *Manager) RemovePod(ctx context.Context, uid types.UID) error {
@@ -261,8 +187,7 @@ func (m *Manager) RemovePod(ctx context.Context, uid types.UID) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.pods, uid)
-	m.weighBurstable()
-	m.protect()
+	m.updateTiers()
 	return nil
 }
 

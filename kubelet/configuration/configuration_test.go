@@ -104,6 +104,10 @@ func TestRefused(t *testing.T) {
 		"enforceNodeAllocatable: [pods, kube-reserved]":                  "kubeReservedCgroup: must be given",
 		"enforceNodeAllocatable: [none, pods]":                           "nothing may stand beside none",
 		"cgroupsPerQOS: false":                                           `enforceNodeAllocatable: "pods" needs cgroupsPerQOS: true`,
+		"qosReserved: {cpu: 50%}":                                        `qosReserved: cannot reserve "cpu" resource`,
+		"qosReserved: {memory: 100Mi}":                                   `qosReserved: memory: percentage expected, got "100Mi"`,
+		"qosReserved: {memory: x%}":                                      "qosReserved: memory: invalid number",
+		"qosReserved: {memory: 101%}":                                    `percentage "101%" must be between 0% and 100%`,
 		"reservedSystemCPUs: a-b":                                        "reservedSystemCPUs: \"a-b\" is no list",
 		"maxParallelImagePulls: 3\nserializeImagePulls: true":            "maxParallelImagePulls: 3 needs serializeImagePulls: false",
 		"containerLogMaxFiles: 1":                                        "containerLogMaxFiles: 1 must be greater than 1",
@@ -142,5 +146,26 @@ func TestDefaults(t *testing.T) {
 	}
 	if Fate("maxPods") != "applied" || Fate("hairpinMode") != "inert" || Fate("runOnce") != "refused" || Fate("maxPod") != "" {
 		t.Error("fates")
+	}
+}
+
+// TestReservedPercent: the field counts with its gate only.
+func TestReservedPercent(t *testing.T) {
+	for text, want := range map[string]int64{
+		"":                           0,
+		"qosReserved: {memory: 50%}": 0,
+		"qosReserved: {memory: 50%}\nfeatureGates: {QOSReserved: true}":                  50,
+		"qosReserved: {memory: 50%}\nfeatureGates: {AllAlpha: true}":                     50,
+		"qosReserved: {memory: 50%}\nfeatureGates: {AllAlpha: true, QOSReserved: false}": 0,
+		"qosReserved: {memory: 50%}\nfeatureGates: {AllBeta: true}":                      0,
+	} {
+		c := &kubeletconfig.KubeletConfiguration{}
+		if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Complete(c)
+		if err != nil || ReservedPercent(c) != want {
+			t.Errorf("%q: %d, %v", text, ReservedPercent(c), err)
+		}
 	}
 }

@@ -67,11 +67,15 @@ type Gate struct {
 	Stage   string
 }
 
-// Gates lists all gates with those that are set.
+// Gates lists all gates with those that are set, each for itself, or together by AllAlpha and AllBeta.
 func Gates(set map[string]bool) map[string]Gate {
+	together := map[string]string{"ALPHA": "AllAlpha", "BETA": "AllBeta"}
 	out := map[string]Gate{}
 	for name, g := range gates() {
 		on := g.enabled
+		if v, ok := set[together[g.stage]]; ok && !g.locked {
+			on = v
+		}
 		if v, ok := set[name]; ok {
 			on = v
 		}

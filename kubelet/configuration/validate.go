@@ -46,6 +46,8 @@ func validate(c *kubeletconfig.KubeletConfiguration) []error {
 	for _, err := range tracing.ValidateTracingConfiguration(c.Tracing, nil, field.NewPath("tracing")) {
 		v.errs = append(v.errs, err)
 	}
+	_, err := readPercentages(c.QOSReserved)
+	v.failIf(err != nil, "qosReserved", "%v", err)
 	return v.errs
 }
 

@@ -15,14 +15,9 @@ import (
 // that is not to be enforced: the weight of a group that nobody has set is that of one processor. Hard eviction thresholds are not
 // taken off, so that eviction can choose before the kernel kills.
 func NodeLimits(c *kubeletconfig.KubeletConfiguration, capacity v1.ResourceList) cgroup.Limits {
-	left := capacity.DeepCopy()
-	if kept, err := Read(c); err == nil && slices.Contains(c.EnforceNodeAllocatable, configuration.EnforcePods) {
-		for name, q := range kept.Fixed {
-			if has, ok := left[name]; ok {
-				has.Sub(q)
-				left[name] = has
-			}
-		}
+	left := capacity
+	if slices.Contains(c.EnforceNodeAllocatable, configuration.EnforcePods) {
+		left = unreserved(c, capacity)
 	}
 	shares := cgroup.Shares(left.Cpu().MilliValue())
 	l := cgroup.Limits{Shares: &shares}
@@ -30,6 +25,28 @@ func NodeLimits(c *kubeletconfig.KubeletConfiguration, capacity v1.ResourceList)
 		l.Memory = &memory
 	}
 	return l
+}
+
+// Better keeps memory that pods request from pods of worse classes.
+func Better(c *kubeletconfig.KubeletConfiguration, capacity v1.ResourceList) cgroup.Reserve {
+	left := unreserved(c, capacity)
+	return cgroup.Reserve{Percent: configuration.ReservedPercent(c), Allocatable: max(left.Memory().Value(), 0)}
+}
+
+// unreserved is what kubeReserved and systemReserved leave.
+func unreserved(c *kubeletconfig.KubeletConfiguration, capacity v1.ResourceList) v1.ResourceList {
+	left := capacity.DeepCopy()
+	kept, err := Read(c)
+	if err != nil { // it has been read before, and was good
+		return left
+	}
+	for name, q := range kept.Fixed {
+		if has, ok := left[name]; ok {
+			has.Sub(q)
+			left[name] = has
+		}
+	}
+	return left
 }
 
 // GroupLimits bounds the groups of the system and of the kubelet to what is reserved for them, where that is asked for.

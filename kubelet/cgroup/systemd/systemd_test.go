@@ -159,7 +159,7 @@ func TestPods(t *testing.T) {
 	}
 	m := newManager()
 	check("kubepods.slice", "CPUWeight=174", "MemoryLow=0", "MemoryMax=8589934592", "MemoryMin=0")
-	check("kubepods-besteffort.slice", "CPUWeight=1")
+	check("kubepods-besteffort.slice", "CPUWeight=1", "MemoryMax=18446744073709551615")
 	p := pod("0a-1b", "cpu=500m memory=32Mi", "cpu=1001m memory=64Mi")
 	parent, err := m.EnsurePod(p)
 	if err != nil || parent != "kubepods-burstable-pod0a_1b.slice" {
@@ -169,7 +169,7 @@ func TestPods(t *testing.T) {
 	check(parent, "CPUQuotaPerSecUSec=1010000", "CPUQuotaPeriodUSec=100000", "CPUWeight=59", "MemoryMax=67108864", "TasksMax=100")
 	file(dir+"/cpu.max", "101000 100000") // whole percents, as systemd has them
 	file(dir+"/memory.max", "67108864")
-	check("kubepods-burstable.slice", "CPUWeight=59", "MemoryLow=0")
+	check("kubepods-burstable.slice", "CPUWeight=59", "MemoryLow=0", "MemoryMax=18446744073709551615")
 	file("kubepods.slice/kubepods-burstable.slice/cpu.weight", "59")
 
 	p = pod("0a-1b", "cpu=500m memory=32Mi", "cpu=2 memory=16Mi")
@@ -188,7 +188,7 @@ func TestPods(t *testing.T) {
 	}
 	m = newManager()
 	m.Adopt(p)
-	check("kubepods-burstable.slice", "CPUWeight=59", "MemoryLow=0")
+	check("kubepods-burstable.slice", "CPUWeight=59", "MemoryLow=0", "MemoryMax=18446744073709551615")
 	if err := m.Retain(t.Context(), func(uid types.UID) bool { return uid == p.UID }); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestPods(t *testing.T) {
 	if got := s.Units(); len(got) != 3 {
 		t.Errorf("left: %q", got)
 	}
-	check("kubepods-burstable.slice", "CPUWeight=1", "MemoryLow=0")
+	check("kubepods-burstable.slice", "CPUWeight=1", "MemoryLow=0", "MemoryMax=18446744073709551615")
 }
 
 // TestReserved: groups that exist are limited through systemd as well, under whichever name they are given.
