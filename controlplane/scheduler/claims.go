@@ -18,6 +18,7 @@ import (
 // resourceStores reads what the allocation of devices needs.
 type resourceStores struct {
 	claims  resourcelisters.ResourceClaimLister
+	asOf    func() string // version of the API that claims has
 	classes resourcelisters.DeviceClassLister
 	slices  resourcelisters.ResourceSliceLister
 	rules   resourcelisters.DeviceTaintRuleLister
@@ -25,7 +26,7 @@ type resourceStores struct {
 
 func newResourceStores(f informers.SharedInformerFactory) resourceStores {
 	r := f.Resource().V1()
-	return resourceStores{claims: r.ResourceClaims().Lister(), classes: r.DeviceClasses().Lister(), slices: r.ResourceSlices().Lister(), rules: r.DeviceTaintRules().Lister()}
+	return resourceStores{claims: r.ResourceClaims().Lister(), asOf: r.ResourceClaims().Informer().GetStore().LastStoreSyncResourceVersion, classes: r.DeviceClasses().Lister(), slices: r.ResourceSlices().Lister(), rules: r.DeviceTaintRules().Lister()}
 }
 
 func (s resourceStores) Claim(namespace, name string) *resourceapi.ResourceClaim {
@@ -37,6 +38,7 @@ func (s resourceStores) Claim(namespace, name string) *resourceapi.ResourceClaim
 }
 
 func (s resourceStores) Claims() []*resourceapi.ResourceClaim       { return all(s.claims.List) }
+func (s resourceStores) ClaimsAsOf() string                         { return s.asOf() }
 func (s resourceStores) Classes() []*resourceapi.DeviceClass        { return all(s.classes.List) }
 func (s resourceStores) Slices() []*resourceapi.ResourceSlice       { return all(s.slices.List) }
 func (s resourceStores) TaintRules() []*resourceapi.DeviceTaintRule { return all(s.rules.List) }

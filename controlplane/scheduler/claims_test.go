@@ -1,16 +1,23 @@
 package scheduler
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
 )
 
@@ -209,3 +216,41 @@ func TestExtendedResource(t *testing.T) {
 	c.eventually("none is left", "False Unschedulable: 0/1 nodes are available: 1 cannot allocate all claims. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
 		func() string { return c.condition("q") })
 }
+
+// TestClaimsAsOf: the cache tells which version of the API it has, after a list and after each event.
+func TestClaimsAsOf(t *testing.T) {
+	client, events := fake.NewClientset(), watch.NewFake()
+	client.PrependReactor("list", "resourceclaims", func(k8stesting.Action) (bool, runtime.Object, error) {
+		return true, &resourceapi.ResourceClaimList{ListMeta: metav1.ListMeta{ResourceVersion: "7"}}, nil
+	})
+	client.PrependWatchReactor("resourceclaims", func(action k8stesting.Action) (bool, watch.Interface, error) {
+		if o := action.(k8stesting.WatchActionImpl).ListOptions; o.SendInitialEvents != nil && *o.SendInitialEvents {
+			return true, nil, apierrors.NewInvalid(schema.GroupKind{}, "", nil) // no streamed lists
+		}
+		return true, events, nil
+	})
+	f := informers.NewSharedInformerFactory(client, 0)
+	stores := newResourceStores(f)
+	ctx, cancel := context.WithCancel(t.Context())
+	f.StartWithContext(ctx)
+	defer f.Shutdown()
+	defer cancel()
+	c := &cluster{t: t}
+	c.eventually("the version of the list", "7", stores.ClaimsAsOf)
+	made := claim(t, "one", anyGadget)
+	made.ResourceVersion = "9"
+	events.Add(made)
+	c.eventually("the version of the event", "9 [default/one]", func() string {
+		var names []string
+		for _, c := range stores.Claims() {
+			names = append(names, inNamespace(c))
+		}
+		return fmt.Sprint(stores.ClaimsAsOf(), " ", names)
+	})
+	gone := made.DeepCopy()
+	gone.ResourceVersion = "12"
+	events.Delete(gone)
+	c.eventually("the version of the deletion", "12 0", func() string { return fmt.Sprint(stores.ClaimsAsOf(), " ", len(stores.Claims())) })
+}
+
+func inNamespace(c *resourceapi.ResourceClaim) string { return c.Namespace + "/" + c.Name }

@@ -35,6 +35,8 @@ type World interface {
 	// Claim returns nil when there is none.
 	Claim(namespace, name string) *resourceapi.ResourceClaim
 	Claims() []*resourceapi.ResourceClaim
+	// ClaimsAsOf is the version of the API that Claims has, as far as that is known: what is older and not there was deleted.
+	ClaimsAsOf() string
 	Classes() []*resourceapi.DeviceClass
 	Slices() []*resourceapi.ResourceSlice
 	TaintRules() []*resourceapi.DeviceTaintRule
@@ -109,7 +111,7 @@ func (a *Allocator) underWay(c *resourceapi.ResourceClaim) bool {
 func (a *Allocator) taken() structured.AllocatedState {
 	s := structured.AllocatedState{AllocatedDevices: sets.New[structured.DeviceID](), AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
 		AggregatedCapacity: structured.NewConsumedCapacityCollection()}
-	seen := map[types.UID]bool{}
+	seen, asOf := map[types.UID]bool{}, a.world.ClaimsAsOf() // in this order: the claims may be newer
 	for _, c := range a.world.Claims() {
 		seen[c.UID] = a.newest(c).Status.Allocation != nil
 		count(&s, a.newest(c))
@@ -117,11 +119,23 @@ func (a *Allocator) taken() structured.AllocatedState {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for uid, as := range a.assumed {
+		if _, there := seen[uid]; !there && as.gone(asOf) {
+			delete(a.assumed, uid)
+			continue
+		}
 		if !seen[uid] {
 			count(&s, as.claim)
 		}
 	}
 	return s
+}
+
+// gone tells of a claim that is not in a cache of that version whether it was deleted, and not only has yet to appear. Gone need not
+// have been told: a cache that was filled anew has never had what came and went meanwhile, and the deletion may have been seen before
+// this scheduler had the answer to what it wrote.
+func (as *assumption) gone(asOf string) bool {
+	order, err := resourceversion.CompareResourceVersion(asOf, as.claim.ResourceVersion)
+	return as.written && err == nil && order >= 0
 }
 
 func count(s *structured.AllocatedState, c *resourceapi.ResourceClaim) {
