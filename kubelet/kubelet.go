@@ -128,7 +128,7 @@ func (k *Kubelet) newRuntime() error {
 		Name: k.cfg.NodeName, IPs: k.facts.ips, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
 		ResolvConf: *c.ResolverConfig, LogsDir: k.cfg.PodLogsDir, SeccompDefault: *c.SeccompDefault,
 		SeccompDir: filepath.Join(k.cfg.RootDir, "seccomp"), Memory: k.facts.memory, CPUCFSQuota: *c.CPUCFSQuota, QuotaPeriod: c.CPUCFSQuotaPeriod.Microseconds(),
-		Allocatable: k.allocatable,
+		Allocatable: k.allocatable, Sysctls: c.DefaultPodSysctls,
 	}
 	k.facts.usage.Allocatable = func() int64 { list := k.allocatable(); return list.Memory().Value() }
 	k.spec.Tune = k.facts.usage.Tune

@@ -28,7 +28,7 @@ var applied = []string{
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "topologyManagerPolicy", "topologyManagerScope",
 	"topologyManagerPolicyOptions", "memoryManagerPolicy", "reservedMemory", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
-	"localStorageCapacityIsolation", "cgroupsPerQOS", "qosReserved", "enableControllerAttachDetach",
+	"localStorageCapacityIsolation", "defaultPodSysctls", "cgroupsPerQOS", "qosReserved", "enableControllerAttachDetach",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "tracing",
 }
 
@@ -62,7 +62,6 @@ func refusals() []refusal {
 	return []refusal{
 		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
-		{"defaultPodSysctls", func(c *conf) bool { return len(c.DefaultPodSysctls) > 0 }, "leave it out"},
 	}
 }
 

@@ -43,6 +43,7 @@ func validate(c *kubeletconfig.KubeletConfiguration) []error {
 	v.images(c)
 	v.enforcement(c)
 	v.shutdown(c)
+	v.sysctls(c)
 	for _, err := range tracing.ValidateTracingConfiguration(c.Tracing, nil, field.NewPath("tracing")) {
 		v.errs = append(v.errs, err)
 	}

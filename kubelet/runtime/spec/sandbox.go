@@ -7,8 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 func uid(s string) types.UID { return types.UID(s) }
@@ -39,12 +37,7 @@ func Sandbox(n *Node, p *v1.Pod, attempt uint32, cgroupParent, resolv string) (*
 	if err != nil {
 		return nil, err
 	}
-	config.Linux = &cri.LinuxPodSandboxConfig{CgroupParent: cgroupParent, SecurityContext: security, Sysctls: map[string]string{}}
-	if sc := p.Spec.SecurityContext; sc != nil {
-		for _, s := range sc.Sysctls {
-			config.Linux.Sysctls[pod.SysctlName(s.Name)] = s.Value
-		}
-	}
+	config.Linux = &cri.LinuxPodSandboxConfig{CgroupParent: cgroupParent, SecurityContext: security, Sysctls: sysctls(n, p)}
 	config.Linux.Overhead, config.Linux.Resources = SandboxResources(n, p)
 	return config, nil
 }

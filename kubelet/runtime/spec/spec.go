@@ -65,6 +65,8 @@ type Node struct {
 	CPUCFSQuota bool
 	// QuotaPeriod is the time slice in which CPU limits count, in microseconds; 0 means 100000.
 	QuotaPeriod int64
+	// Sysctls are set for each pod, in as far as they are of its own namespaces (defaultPodSysctls).
+	Sysctls map[string]string
 	// UserNamespace gives the ids of a pod that has a user namespace of its own. Optional: without it such pods are refused.
 	UserNamespace func(p *v1.Pod) (*cri.UserNamespace, error)
 	// Sets tells where a container runs. Optional.
