@@ -2,12 +2,15 @@ package cri
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-node/skiff/cri/convert"
+	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
 )
 
@@ -15,6 +18,29 @@ import (
 type containerHandlers struct {
 	containers runtimeservice.Containers
 	inspector  runtimeservice.Inspector
+	statuses
+}
+
+// statuses tells how containers are, and how their images are called.
+type statuses struct {
+	images interface {
+		Get(ctx context.Context, ref string) (imageservice.Image, error)
+	}
+}
+
+func (s statuses) of(ctx context.Context, containers ...runtimeservice.Container) ([]*runtimeapi.ContainerStatus, error) {
+	var out []*runtimeapi.ContainerStatus
+	for _, c := range containers {
+		var known *imageservice.Image
+		switch image, err := s.images.Get(ctx, c.ImageID); {
+		case err == nil:
+			known = &image
+		case !errors.Is(err, imageservice.ErrNotFound):
+			return nil, fmt.Errorf("look for the image of container %s: %w", c.ID, err)
+		}
+		out = append(out, convert.ContainerStatus(c, known))
+	}
+	return out, nil
 }
 
 // CreateContainer takes what concerns the sandbox from the sandbox's own record, not from the copy in the request.
@@ -45,7 +71,11 @@ func (h containerHandlers) ContainerStatus(ctx context.Context, r *runtimeapi.Co
 	if err != nil {
 		return nil, err
 	}
-	out := &runtimeapi.ContainerStatusResponse{Status: convert.ContainerStatus(c)}
+	all, err := h.of(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	out := &runtimeapi.ContainerStatusResponse{Status: all[0]}
 	if r.GetVerbose() {
 		out.Info, err = verboseContainer(ctx, h.inspector, c)
 	}

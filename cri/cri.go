@@ -66,12 +66,12 @@ func New(c Config) (*Server, error) {
 	)
 	runtimeapi.RegisterRuntimeServiceServer(s.grpc, &runtimeServer{
 		versionHandlers:    versionHandlers{c.Version, c.Runtime.Node, c.Calls},
-		sandboxHandlers:    sandboxHandlers{c.Runtime.Sandboxes, c.Runtime.Containers},
-		containerHandlers:  containerHandlers{c.Runtime.Containers, c.Runtime.Inspector},
+		sandboxHandlers:    sandboxHandlers{c.Runtime.Sandboxes, c.Runtime.Containers, statuses{c.Images}},
+		containerHandlers:  containerHandlers{c.Runtime.Containers, c.Runtime.Inspector, statuses{c.Images}},
 		processHandlers:    processHandlers{c.Runtime, streams},
 		statsHandlers:      statsHandlers{c.Runtime.Meters},
 		metricsHandlers:    metricsHandlers{c.Runtime.Meters},
-		eventHandlers:      eventHandlers{c.Runtime.Events},
+		eventHandlers:      eventHandlers{c.Runtime.Events, statuses{c.Images}},
 		checkpointHandlers: checkpointHandlers{c.Runtime.Checkpoints},
 	})
 	runtimeapi.RegisterImageServiceServer(s.grpc, &imageServer{imageHandlers: imageHandlers{c.Images, c.Runtime.Node}})

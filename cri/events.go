@@ -11,10 +11,15 @@ import (
 // eventHandlers serves the event stream.
 type eventHandlers struct {
 	events runtimeservice.Events
+	statuses
 }
 
 func (h eventHandlers) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	return h.events.Watch(s.Context(), func(e runtimeservice.Event) error {
-		return s.Send(convert.Event(e))
+		containers, err := h.of(s.Context(), e.Containers...)
+		if err != nil {
+			return err
+		}
+		return s.Send(convert.Event(e, containers))
 	})
 }

@@ -15,6 +15,7 @@ import (
 type sandboxHandlers struct {
 	sandboxes  runtimeservice.Sandboxes
 	containers runtimeservice.Containers
+	statuses
 }
 
 func (h sandboxHandlers) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
@@ -45,10 +46,7 @@ func (h sandboxHandlers) PodSandboxStatus(ctx context.Context, r *runtimeapi.Pod
 		return nil, err
 	}
 	out := &runtimeapi.PodSandboxStatusResponse{Status: convert.PodSandboxStatus(s), Timestamp: time.Now().UnixNano()}
-	for _, c := range containers {
-		out.ContainersStatuses = append(out.ContainersStatuses, convert.ContainerStatus(c))
-	}
-	if r.GetVerbose() {
+	if out.ContainersStatuses, err = h.of(ctx, containers...); err == nil && r.GetVerbose() {
 		out.Info, err = verboseSandbox(s)
 	}
 	return out, err

@@ -31,10 +31,22 @@ func TestLifeOfAPod(t *testing.T) {
 	if err != nil || st.Status.State != cri.PodSandboxState_SANDBOX_READY || st.Status.Network.Ip == "" {
 		t.Fatalf("%v, %v", st, err)
 	}
-	id := h.start(box, containerConfig("app", "echo out; echo err >&2; trap 'exit 7' TERM; while true; do sleep 0.05; done"), config)
+	image, err := h.images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: testImage}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	container := containerConfig("app", "echo out; echo err >&2; trap 'exit 7' TERM; while true; do sleep 0.05; done")
+	container.Image = &cri.ImageSpec{Image: image.Image.Id, UserSpecifiedImage: "busybox:test"} // as kubelets do
+	id := h.start(box, container, config)
 	s := h.status(id)
-	if s.State != cri.ContainerState_CONTAINER_RUNNING || s.StartedAt == 0 || !strings.HasPrefix(s.ImageId, "sha256:") || s.ImageId != s.ImageRef {
+	if s.State != cri.ContainerState_CONTAINER_RUNNING || s.StartedAt == 0 {
 		t.Errorf("%v", s)
+	}
+	if s.Image.Image != testImage || s.Image.UserSpecifiedImage != "" || s.ImageId != image.Image.Id || len(image.Image.RepoDigests) == 0 || s.ImageRef != image.Image.RepoDigests[0] {
+		t.Errorf("image %v, image_ref %s, image_id %s of %v", s.Image, s.ImageRef, s.ImageId, image.Image)
+	}
+	if st, err = h.runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: box}); err != nil || st.ContainersStatuses[0].Image.Image != testImage {
+		t.Errorf("%v, %v", st, err)
 	}
 	h.until("both lines are logged", func() bool { return len(h.logged(s.LogPath)) == 2 })
 	if got := h.exec(id, "sh", "-c", "hostname; cat /etc/resolv.conf"); got != "web\nsearch test.local\nnameserver 10.0.0.10\n" {

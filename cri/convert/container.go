@@ -8,6 +8,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/runtimeservice"
 )
 
@@ -250,8 +251,17 @@ func Container(c runtimeservice.Container) *cri.Container {
 	}
 }
 
-// ContainerStatus is the long form.
-func ContainerStatus(c runtimeservice.Container) *cri.ContainerStatus {
+// ContainerStatus is the long form. image is the container's, as it is named now; nil when the node does not have it any more.
+// As containerd's, image is a tag of it and image_ref a digest that it is known by, where there are such: kubelets show both to
+// users, and give the id alone when they create a container. The id is in image_id, and lists have what was given.
+func ContainerStatus(c runtimeservice.Container, image *imageservice.Image) *cri.ContainerStatus {
+	spec, ref := imageSpec(c.Config.Image), c.ImageID
+	if image != nil && len(image.RepoTags) > 0 {
+		spec = &cri.ImageSpec{Image: image.RepoTags[0]}
+	}
+	if image != nil && len(image.RepoDigests) > 0 {
+		ref = image.RepoDigests[0]
+	}
 	return &cri.ContainerStatus{
 		Id:          c.ID,
 		Metadata:    containerMetadata(c.Config.Metadata),
@@ -260,8 +270,8 @@ func ContainerStatus(c runtimeservice.Container) *cri.ContainerStatus {
 		StartedAt:   nanos(c.StartedAt),
 		FinishedAt:  nanos(c.FinishedAt),
 		ExitCode:    int32(c.ExitCode),
-		Image:       imageSpec(c.Config.Image),
-		ImageRef:    c.ImageID,
+		Image:       spec,
+		ImageRef:    ref,
 		ImageId:     c.ImageID,
 		Reason:      c.Reason,
 		Message:     c.Message,

@@ -122,16 +122,13 @@ var eventTypes = map[runtimeservice.EventType]cri.ContainerEventType{
 	runtimeservice.EventDeleted: cri.ContainerEventType_CONTAINER_DELETED_EVENT,
 }
 
-// Event translates an event with the whole status of its pod.
-func Event(e runtimeservice.Event) *cri.ContainerEventResponse {
+// Event translates an event with the whole status of its pod, whose containers' are given.
+func Event(e runtimeservice.Event, containers []*cri.ContainerStatus) *cri.ContainerEventResponse {
 	out := &cri.ContainerEventResponse{
-		ContainerId: e.ID, ContainerEventType: eventTypes[e.Type], CreatedAt: e.At.UnixNano(),
+		ContainerId: e.ID, ContainerEventType: eventTypes[e.Type], CreatedAt: e.At.UnixNano(), ContainersStatuses: containers,
 	}
 	if e.Sandbox != nil {
 		out.PodSandboxStatus = PodSandboxStatus(*e.Sandbox)
-	}
-	for _, c := range e.Containers {
-		out.ContainersStatuses = append(out.ContainersStatuses, ContainerStatus(c))
 	}
 	return out
 }
