@@ -24,6 +24,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/assign"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
+	"github.com/skiff-node/skiff/kubelet/cgroup/processes"
 	"github.com/skiff-node/skiff/kubelet/cgroup/systemd"
 	"github.com/skiff-node/skiff/kubelet/credentials"
 	"github.com/skiff-node/skiff/kubelet/dra"
@@ -153,6 +154,13 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 	}
 	k.cgroups.Store(&groups)
 	k.metrics.Node.Groups(int(groups.Version()), groups.Protected)
+	if c.SystemCgroups != "" || c.KubeletCgroups != "" {
+		keeper, err := processes.New(processes.Config{System: c.SystemCgroups, Kubelet: c.KubeletCgroups, Log: k.log})
+		if err != nil {
+			return err
+		}
+		k.loops["processes of the machine"] = keeper.Run
+	}
 	return groups.EnsureNode()
 }
 

@@ -73,7 +73,7 @@ func (t *tree) ensure(group string, limits Limits) error {
 	}
 	files := Files(t.layout.Version, limits)
 	if t.layout.Version == V2 {
-		if err := t.ensure2(group); err != nil {
+		if err := t.layout.handDown(group); err != nil {
 			return err
 		}
 		return t.write(group, files)
@@ -98,28 +98,6 @@ func (t *tree) set(group string, limits Limits) error {
 		}
 	}
 	return t.write(group, Files(t.layout.Version, limits))
-}
-
-// ensure2 makes the group and hands the controllers down to it, step by step: a child has a controller only when its
-// parent's subtree_control says so.
-func (t *tree) ensure2(group string) error {
-	dir := t.layout.Trees["cpu"]
-	var enable []string
-	for _, c := range []string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids"} {
-		if t.layout.Trees[c] != "" {
-			enable = append(enable, "+"+c)
-		}
-	}
-	for _, step := range strings.Split(strings.Trim(group, "/"), "/") {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(strings.Join(enable, " ")), 0); err != nil {
-			return err
-		}
-		dir = filepath.Join(dir, step)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	return nil
 }
 
 func (t *tree) write(group string, files []File) error {

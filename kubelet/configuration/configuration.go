@@ -99,6 +99,9 @@ func read(path string) ([]byte, error) {
 func Complete(in *kubeletconfig.KubeletConfiguration) (*kubeletconfig.KubeletConfiguration, error) {
 	c := in.DeepCopy()
 	errs := append(refused(c), checkGates(c.FeatureGates)...)
+	if c.SystemCgroups != "" && c.CgroupRoot == "" {
+		errs = append(errs, errors.New("systemCgroups: needs cgroupRoot: give both"))
+	}
 	setDefaults(c)
 	errs = append(errs, validate(c)...)
 	return c, errors.Join(errs...)

@@ -108,6 +108,8 @@ func TestRefused(t *testing.T) {
 		"featureGates: {DefaultPodSysctls: true}\ndefaultPodSysctls: {vm.swappiness: '1'}": `"vm.swappiness" is not known to be namespaced`,
 		"featureGates: {DefaultPodSysctls: true}\ndefaultPodSysctls: {'net.*': '1'}":       `"net.*" is not a valid sysctl name`,
 		"featureGates: {DefaultPodSysctls: true}\ndefaultPodSysctls: {net.core.somaxconn: '1', net/core/somaxconn: '2'}": `"net.core.somaxconn" is there twice`,
+		"systemCgroups: /system":                                         "systemCgroups: needs cgroupRoot",
+		"systemCgroups: /\ncgroupRoot: /":                                `systemCgroups: system container cannot be root ("/")`,
 		"qosReserved: {cpu: 50%}":                                        `qosReserved: cannot reserve "cpu" resource`,
 		"qosReserved: {memory: 100Mi}":                                   `qosReserved: memory: percentage expected, got "100Mi"`,
 		"qosReserved: {memory: x%}":                                      "qosReserved: memory: invalid number",

@@ -28,7 +28,7 @@ var applied = []string{
 	"containerRuntimeEndpoint", "imageServiceEndpoint", "failCgroupV1", "cpuManagerPolicy", "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "topologyManagerPolicy", "topologyManagerScope",
 	"topologyManagerPolicyOptions", "memoryManagerPolicy", "reservedMemory", "rotateCertificates", "serverTLSBootstrap", "userNamespaces",
 	"imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
-	"localStorageCapacityIsolation", "defaultPodSysctls", "cgroupsPerQOS", "qosReserved", "enableControllerAttachDetach",
+	"localStorageCapacityIsolation", "defaultPodSysctls", "cgroupsPerQOS", "systemCgroups", "kubeletCgroups", "qosReserved", "enableControllerAttachDetach",
 	"shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "tracing",
 }
 
@@ -36,7 +36,6 @@ var applied = []string{
 var inert = map[string]string{
 	"streamingConnectionIdleTimeout":            "streams go to the runtime, which has its own",
 	"volumeStatsAggPeriod":                      "volumes are measured when somebody asks",
-	"kubeletCgroups":                            "the kubelet stays in the cgroup it was started in",
 	"hairpinMode":                               "the runtime's network sees to it",
 	"makeIPTablesUtilChains":                    "no chains of iptables are made; deprecated",
 	"iptablesMasqueradeBit":                     "no chains of iptables are made; deprecated",
@@ -60,7 +59,6 @@ type refusal struct {
 func refusals() []refusal {
 	type conf = kubeletconfig.KubeletConfiguration
 	return []refusal{
-		{"systemCgroups", func(c *conf) bool { return c.SystemCgroups != "" }, "leave it out"},
 		{"runOnce", func(c *conf) bool { return c.RunOnce }, "false: upstream has no such mode any more either"},
 	}
 }

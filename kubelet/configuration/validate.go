@@ -82,6 +82,7 @@ func (v *check) numbers(c *kubeletconfig.KubeletConfiguration) {
 }
 
 func (v *check) words(c *kubeletconfig.KubeletConfiguration) {
+	v.failIf(c.SystemCgroups == "/", "systemCgroups", "system container cannot be root (\"/\")")
 	v.oneOf("memorySwap.swapBehavior", c.MemorySwap.SwapBehavior, "", "NoSwap", "LimitedSwap")
 	v.oneOf("memoryReservationPolicy", string(c.MemoryReservationPolicy), "", string(kubeletconfig.NoneMemoryReservationPolicy), string(kubeletconfig.TieredReservationMemoryReservationPolicy))
 	slice := pointed(c.CPUCFSQuotaPeriod).Duration
