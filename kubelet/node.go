@@ -25,7 +25,7 @@ func (k *Kubelet) newNode() error {
 		Client: k.client,
 		Identity: node.Identity{Name: k.cfg.NodeName, IPs: k.facts.ips, Labels: k.cfg.Labels, Taints: k.cfg.Taints,
 			ProviderID: k.cfg.ProviderID, ExternalCloud: k.cfg.ExternalCloud, GivenIPs: k.cfg.NodeIPs, Port: c.Port, Unattached: !*c.EnableControllerAttachDetach, KubeletVersion: k.cfg.Version},
-		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, NoStorage: !*c.LocalStorageCapacityIsolation, Reserved: k.facts.reserved, Devices: k.facts.assigned.Capacity},
+		Capacity: node.Capacity{MaxPods: int64(c.MaxPods), Root: k.cfg.RootDir, NoStorage: !*c.LocalStorageCapacityIsolation, Reserved: k.facts.reserved, Devices: k.facts.assigned.Capacity, Anew: k.facts.assigned.Anew},
 		Runtime:  calls, Images: images,
 		MaxImages:    int(*c.NodeStatusMaxImages),
 		Metrics:      k.metrics.Node,

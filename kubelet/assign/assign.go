@@ -222,6 +222,9 @@ func (a *Assigner) Devices() plugin.Handler { return a.devices }
 // Capacity is what device plugins offer, and how much of it is well.
 func (a *Assigner) Capacity() (capacity, allocatable v1.ResourceList) { return a.devices.Capacity() }
 
+// Anew tells that no kubelet has ever noted anything of device plugins here.
+func (a *Assigner) Anew() bool { return a.devices.Anew() }
+
 // Admissible raises allocatable to what pods have already.
 func (a *Assigner) Admissible(allocatable v1.ResourceList) { a.devices.Admissible(allocatable) }
 

@@ -228,5 +228,5 @@ func resources(c Capacity, f Facts) (capacity, allocatable v1.ResourceList) {
 // isExtended tells resources of devices, whose names have a domain other than kubernetes.io, from the kubelet's own.
 func isExtended(name v1.ResourceName) bool {
 	domain, _, ok := strings.Cut(string(name), "/")
-	return ok && !strings.HasSuffix(domain, "kubernetes.io")
+	return ok && !strings.HasSuffix(domain, "kubernetes.io") && !strings.HasPrefix(domain, v1.DefaultResourceRequestsPrefix)
 }

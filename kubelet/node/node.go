@@ -74,6 +74,9 @@ type Capacity struct {
 	Reserved func(capacity v1.ResourceList) v1.ResourceList
 	// Devices returns what device plugins offer. May be nil.
 	Devices func() (capacity, allocatable v1.ResourceList)
+	// Anew tells that nothing is known of what device plugins ever offered here: the machine was made anew, under the name of one that
+	// was before. May be nil.
+	Anew func() bool
 }
 
 // Pressure says of which resources the node is short.
@@ -158,6 +161,9 @@ func defaults(cfg *Config) {
 	}
 	if cfg.Capacity.Reserved == nil {
 		cfg.Capacity.Reserved = func(v1.ResourceList) v1.ResourceList { return nil }
+	}
+	if cfg.Capacity.Anew == nil {
+		cfg.Capacity.Anew = func() bool { return false }
 	}
 	if cfg.Problems == nil {
 		cfg.Problems = func() []error { return nil }

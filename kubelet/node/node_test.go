@@ -186,6 +186,61 @@ func TestTakesOverANodeThatExists(t *testing.T) {
 	<-done
 }
 
+// TestMadeAnew: a machine that takes the name of a former one offers none of its devices from the first moment on; one that was only
+// started again offers them on.
+func TestMadeAnew(t *testing.T) {
+	for _, anew := range []bool{true, false} {
+		had := v1.ResourceList{v1.ResourceCPU: resource.MustParse("64"), "example.org/gauge": resource.MustParse("4"), "hugepages-2Mi": resource.MustParse("0")}
+		client, rt := fake.NewClientset(&v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: v1.NodeStatus{Capacity: had, Allocatable: had}}), &cri{network: true}
+		failures := 1
+		client.PrependReactor("patch", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			failures--
+			return anew && a.GetSubresource() == "status" && failures >= 0, nil, errors.New("not yet")
+		})
+		capacity := Capacity{Anew: func() bool { return anew }}
+		m, err := New(Config{Client: client, Runtime: rt, Images: rt, Period: time.Hour, Capacity: capacity, Identity: Identity{Name: "n1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gauges := func(n *v1.Node) string {
+			has, may := n.Status.Capacity["example.org/gauge"], n.Status.Allocatable["example.org/gauge"]
+			return has.String() + " " + may.String()
+		}
+		want := map[bool]string{true: "0 0", false: "4 4"}[anew]
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		<-m.Registered()
+		n, err := client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})
+		if err != nil || gauges(n) != want || gauges(m.Node()) != want {
+			t.Errorf("anew %v: at registration %s, %s, %v; want %s", anew, gauges(n), gauges(m.Node()), err, want)
+		}
+		eventually(t, "ready", func() bool {
+			n, err = client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})
+			return err == nil && strings.HasPrefix(readyOf(n), "True")
+		})
+		if gauges(n) != want {
+			t.Errorf("anew %v: in the end %s, want %s", anew, gauges(n), want)
+		}
+		cancel()
+		<-done
+	}
+}
+
+func TestRebooted(t *testing.T) {
+	boot := func(id string) *v1.Node {
+		return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: v1.NodeStatus{NodeInfo: v1.NodeSystemInfo{BootID: id}}}
+	}
+	var told []string
+	m := &Manager{cfg: Config{Event: func(kind, reason, message string) { told = append(told, kind+" "+reason+": "+message) }}}
+	for _, step := range [][2]string{{"", "1"}, {"1", "1"}, {"1", "2"}} {
+		m.announce(boot(step[0]), boot(step[1]))
+	}
+	if want := []string{"Warning Rebooted: Node n1 has been rebooted, boot id: 2"}; !slices.Equal(told, want) {
+		t.Errorf("%q", told)
+	}
+}
+
 func TestComputeIsStable(t *testing.T) {
 	facts := Facts{CPUs: 2, Memory: 1 << 30, Storage: 10 << 30}
 	o := Observed{Runtime: &runtimeapi.StatusResponse{Status: status(true, true)}}

@@ -12,12 +12,15 @@ import (
 
 	coordv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/component-helpers/apimachinery/lease"
+	nodeutil "k8s.io/component-helpers/node/util"
 	"k8s.io/utils/clock"
 )
 
@@ -70,10 +73,11 @@ func (m *Manager) tryRegister(ctx context.Context) error {
 	return nil
 }
 
-// adopt makes the labels and annotations of the Node that exists what they should be; its status follows with the first sync.
+// adopt makes the labels and annotations of the Node that exists what they should be; its status follows with the first sync. Only what a
+// former machine of that name offered by device plugins is taken back before anything else is scheduled for it.
 func (m *Manager) adopt(ctx context.Context, want *v1.Node) error {
-	api := m.cfg.Client.CoreV1().Nodes()
-	got, err := api.Get(ctx, want.Name, metav1.GetOptions{})
+	api := m.cfg.Client.CoreV1()
+	got, err := api.Nodes().Get(ctx, want.Name, metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("get Node %q: %w", want.Name, err)
 	}
@@ -82,13 +86,32 @@ func (m *Manager) adopt(ctx context.Context, want *v1.Node) error {
 		if err != nil {
 			return err
 		}
-		if got, err = api.Patch(ctx, want.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		if got, err = api.Nodes().Patch(ctx, want.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			return fmt.Errorf("set the labels of Node %q: %w", want.Name, err)
+		}
+	}
+	if next := withoutDevices(got); m.cfg.Capacity.Anew() && !equality.Semantic.DeepEqual(got.Status, next.Status) {
+		m.cfg.Log.Info("the devices of the machine that had this name before are taken back", "node", got.Name)
+		if got, _, err = nodeutil.PatchNodeStatus(api, types.NodeName(got.Name), got, next); err != nil {
+			return fmt.Errorf("take back the devices of Node %q: %w", want.Name, err)
 		}
 	}
 	m.node.Store(got)
 	m.cfg.Log.Info("the node was registered before", "node", want.Name)
 	return nil
+}
+
+// withoutDevices is the Node with none of its extended resources left.
+func withoutDevices(n *v1.Node) *v1.Node {
+	n = n.DeepCopy()
+	for _, list := range []v1.ResourceList{n.Status.Capacity, n.Status.Allocatable} {
+		for name := range list {
+			if isExtended(name) {
+				list[name] = *resource.NewQuantity(0, resource.DecimalSI)
+			}
+		}
+	}
+	return n
 }
 
 // corrections are what to change of the metadata that a former kubelet left.

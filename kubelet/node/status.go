@@ -234,8 +234,11 @@ func changed(a, b v1.NodeStatus) bool {
 	return !equality.Semantic.DeepEqual(strip(a), strip(b))
 }
 
-// announce records the events of conditions that changed, with upstream's reasons.
+// announce records the events of conditions that changed and of a new boot, with upstream's reasons.
 func (m *Manager) announce(old, next *v1.Node) {
+	if was, is := old.Status.NodeInfo.BootID, next.Status.NodeInfo.BootID; was != "" && was != is {
+		m.cfg.Event(v1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", next.Name, is))
+	}
 	for _, c := range next.Status.Conditions {
 		before := condition(old.Status.Conditions, c.Type)
 		if before != nil && before.Status == c.Status {

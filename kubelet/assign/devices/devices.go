@@ -114,6 +114,12 @@ func (m *Manager) save() error {
 	return nil
 }
 
+// Anew tells that there is no file: no device plugin has ever been here.
+func (m *Manager) Anew() bool {
+	_, err := os.Stat(filepath.Join(m.cfg.Dir, checkpoint.FileName))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // outdated has the file written soon.
 func (m *Manager) outdated() {
 	select {

@@ -164,6 +164,9 @@ func two() []*api.Device {
 
 func TestLife(t *testing.T) {
 	w := newWorld(t)
+	if !w.Anew() {
+		t.Error("no plugin has been here, and there is a file")
+	}
 	p := w.plugin(devicetest.Options{Devices: two(), PreStart: true, Prefer: true, Answer: func(ids []string) *api.ContainerAllocateResponse {
 		return &api.ContainerAllocateResponse{Envs: map[string]string{"GAUGES": strings.Join(ids, ",")}, Annotations: map[string]string{"k": "v"},
 			Mounts:     []*api.Mount{{HostPath: "/h", ContainerPath: "/c", ReadOnly: true}},
@@ -174,6 +177,9 @@ func TestLife(t *testing.T) {
 	first := testPod("p", container("c", 1), v1.Container{Name: "plain"})
 	if err := w.allocate(first); err != nil {
 		t.Fatal(err)
+	}
+	if w.Anew() {
+		t.Error("there is no file")
 	}
 	if got := w.holds("p", "c") + "|" + w.holds("p", "plain"); got != "b@1|" {
 		t.Errorf("has %s", got)
