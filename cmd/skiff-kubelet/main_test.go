@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	logs "k8s.io/component-base/logs/api/v1"
 )
@@ -120,6 +124,82 @@ func TestLockIsHandedOver(t *testing.T) {
 	release()
 	if err := <-second; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLockIsWantedByWhoOpenedBefore: the file was opened before the one that has the lock looked, and is wanted only afterwards.
+func TestLockIsWantedByWhoOpenedBefore(t *testing.T) {
+	l := lock{file: filepath.Join(t.TempDir(), "lock"), yield: true}
+	other, err := os.OpenFile(l.file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	first, release, err := l.acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan error, 1)
+	go func() {
+		_, err := lock{file: l.file}.take(t.Context(), other)
+		second <- err
+	}()
+	<-first.Done()
+	release()
+	if err := <-second; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLockIsWantedByWhoWaitsAlready: of several that wait, one gets the lock, and sees that the others have waited all along.
+func TestLockIsWantedByWhoWaitsAlready(t *testing.T) {
+	l := lock{file: filepath.Join(t.TempDir(), "lock"), yield: true}
+	_, release, err := lock{file: l.file}.acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const others = 5
+	stop, cancel := context.WithCancel(t.Context())
+	got, done := make(chan bool, others), make(chan error, others)
+	for range others {
+		go func() {
+			ctx, release, err := l.acquire(t.Context())
+			if err == nil {
+				got <- true
+				select {
+				case <-ctx.Done():
+				case <-stop.Done():
+				}
+				release()
+			}
+			done <- err
+		}()
+	}
+	info, err := os.Stat(l.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for waiting := 0; waiting < others; time.Sleep(time.Millisecond) {
+		list, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = 0
+		for line := range strings.Lines(string(list)) {
+			if strings.Contains(line, "->") && strings.Contains(line, fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino)) {
+				waiting++
+			}
+		}
+	}
+	release()
+	for range others { // each gets it, as each but the last gives way
+		<-got
+	}
+	cancel()
+	for range others {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 
