@@ -1,7 +1,6 @@
 package kubelet
 
 import (
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -43,21 +42,4 @@ func (i instruments) census(pool *worker.Pool, volumes *volume.Manager) {
 	i.metrics.Census(pool.Census)
 	i.metrics.ResizeCensus(pool.ResizeCensus)
 	i.metrics.VolumeCensus(func() map[string]int { return volumes.Wanted(pool.Pods()) }, volumes.Placed)
-}
-
-// signalOf is the eviction signal that a message is about, as upstream labels it.
-func signalOf(message string) string {
-	_, what, _ := strings.Cut(message, "low on resource: ")
-	what, _, _ = strings.Cut(what, ".")
-	switch what {
-	case "memory":
-		return "memory.available"
-	case "ephemeral-storage":
-		return "nodefs.available"
-	case "inodes":
-		return "nodefs.inodesFree"
-	case "pids":
-		return "pid.available"
-	}
-	return "ephemeralpodfs.limit"
 }

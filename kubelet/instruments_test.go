@@ -32,15 +32,3 @@ func TestPages(t *testing.T) {
 		}
 	}
 }
-
-func TestSignalOf(t *testing.T) {
-	for message, want := range map[string]string{
-		"The node was low on resource: memory. Threshold": "memory.available",
-		"The node was low on resource: pids. Threshold":   "pid.available",
-		"Pod ephemeral local storage usage exceeds":       "ephemeralpodfs.limit",
-	} {
-		if got := signalOf(message); got != want {
-			t.Errorf("%s: %s", message, got)
-		}
-	}
-}

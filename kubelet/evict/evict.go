@@ -6,9 +6,10 @@
 // documentation; pkg/kubelet/eviction):
 //
 //   - a hard threshold acts at once, a soft one after its grace period;
-//   - before a pod goes for want of disk, images that nobody uses do;
+//   - before a pod goes for want of disk, containers of pods that have finished do and images that nobody uses, if they lie on the
+//     file system that is full;
 //   - pods that use more than they requested go first, then those of lower priority, then those furthest above their
-//     requests; static, mirror and system-critical pods never go;
+//     requests, of disk by what they have on the file system that is full; static, mirror and system-critical pods never go;
 //   - the node's condition stays for a transition period after the last shortage, so that it does not flap.
 package evict
 
@@ -218,6 +219,14 @@ func Assess(old State, thresholds []Threshold, measured map[Signal]Value, transi
 		}
 	}
 	return v
+}
+
+// short tells whether any threshold is met, or not yet left behind by what is to be reclaimed.
+func short(thresholds []Threshold, measured map[Signal]Value) bool {
+	return slices.ContainsFunc(thresholds, func(t Threshold) bool {
+		value, ok := measured[t.Signal]
+		return ok && value.Available < t.of(value.Capacity)+t.Reclaim
+	})
 }
 
 // sooner orders signals by which is dealt with first.

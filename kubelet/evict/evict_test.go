@@ -90,7 +90,7 @@ func podOf(name string, priority int32, request string, memory int64) Pod {
 	if request != "" {
 		p.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceMemory: resource.MustParse(request)}
 	}
-	return Pod{Pod: p, Memory: memory * mi, Containers: map[string]Use{"c": {Memory: memory * mi}}}
+	return Pod{Pod: p, Measured: true, Memory: memory * mi, Containers: map[string]Use{"c": {Memory: memory * mi}}, Volumes: map[string]Disk{}}
 }
 
 func TestChoose(t *testing.T) {
@@ -98,6 +98,7 @@ func TestChoose(t *testing.T) {
 	static := podOf("static", 0, "", 900)
 	static.Annotations = map[string]string{pod.AnnotationSource: "file"}
 	done := podOf("done", 0, "", 900)
+	unknown := Pod{Pod: podOf("unknown", 1000, "10Mi", 0).Pod}
 	done.Status.Phase = v1.PodFailed
 	for _, tc := range []struct {
 		name string
@@ -109,16 +110,17 @@ func TestChoose(t *testing.T) {
 		{"then furthest above", []Pod{podOf("a", 0, "10Mi", 20), podOf("b", 0, "100Mi", 200)}, "b"},
 		{"critical ones stay", []Pod{static, done, podOf("system", pod.CriticalFrom, "", 900), podOf("small", 0, "", 1)}, "small"},
 		{"nobody", []Pod{static}, ""},
+		{"who is not known goes first", []Pod{podOf("above", 0, "10Mi", 500), unknown}, "unknown"},
 	} {
 		got := ""
-		if v := Choose(short, tc.pods); v != nil {
+		if v := Choose(short, Layout{}, tc.pods); v != nil {
 			got = v.Pod.Name
 		}
 		if got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
 		}
 	}
-	v := Choose(short, []Pod{podOf("a", 0, "10Mi", 20)})
+	v := Choose(short, Layout{}, []Pod{podOf("a", 0, "10Mi", 20)})
 	want := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 20Mi, request is 10Mi, has larger consumption of memory. "
 	if v.Message != want {
 		t.Errorf("message %q", v.Message)
@@ -128,32 +130,41 @@ func TestChoose(t *testing.T) {
 func TestOverLimit(t *testing.T) {
 	p := podOf("p", 0, "", 0)
 	limit := resource.MustParse("1Mi")
+	check := func(what string, l Layout, signal Signal, message string) {
+		t.Helper()
+		got := OverLimit(p, l)
+		if got == nil {
+			got = &Victim{}
+		}
+		if got.Signal != signal || got.Message != message {
+			t.Errorf("%s: %s %q, want %s %q", what, got.Signal, got.Message, signal, message)
+		}
+	}
 	p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
-	p.Volumes = map[string]int64{"v": mi}
-	if got := OverLimit(p); got != "" {
-		t.Errorf("at the limit: %q", got)
+	p.Volumes = map[string]Disk{"v": {Bytes: mi}}
+	check("a volume at its limit", Layout{}, "", "")
+	p.Volumes["v"] = Disk{Bytes: mi + 1}
+	check("a volume above it", Layout{}, VolumeLimit, `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `)
+	p.Spec.Volumes, p.Volumes = nil, nil
+	always := v1.ContainerRestartPolicyAlways
+	p.Spec.InitContainers = []v1.Container{{Name: "side", RestartPolicy: &always}}
+	for _, c := range []*v1.Container{&p.Spec.Containers[0], &p.Spec.InitContainers[0]} {
+		c.Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: limit}
 	}
-	p.Volumes["v"]++
-	if got := OverLimit(p); got != `Usage of EmptyDir volume "v" exceeds the limit "1Mi". ` {
-		t.Errorf("%q", got)
-	}
-	p.Spec.Volumes = nil
-	p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: limit}
-	p.Containers["c"] = Use{Disk: mi + 1}
-	if got := OverLimit(p); got != `Container c exceeded its local ephemeral storage limit "1Mi". ` {
-		t.Errorf("%q", got)
-	}
-	p.Disk = mi + 1
-	if got := OverLimit(p); !strings.HasPrefix(got, "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi") {
-		t.Errorf("%q", got)
-	}
+	p.Containers["c"], p.Containers["side"] = Use{Root: Disk{Bytes: mi}}, Use{Root: Disk{Bytes: mi}}
+	check("all at their limits", Layout{}, "", "")
+	p.Containers["c"], p.Containers["side"] = Use{}, Use{Root: Disk{Bytes: mi}, Logs: Disk{Bytes: 1}}
+	check("a sidecar above it", Layout{}, ContainerLimit, `Container side exceeded its local ephemeral storage limit "1Mi". `)
+	check("its layer is elsewhere", Layout{Images: true}, "", "")
+	p.Containers["c"] = Use{Root: Disk{Bytes: mi}}
+	check("the pod above all of them", Layout{Images: true}, PodLimit, "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ")
 }
 
 // TestLocalLimits: pods are held to limits of their own for disk only where that is asked for, also when the node is short of something.
 func TestLocalLimits(t *testing.T) {
 	over := podOf("over", 0, "", 1)
 	over.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("1Ki")}
-	over.Disk = 4096
+	over.Containers["c"] = Use{Logs: Disk{Bytes: 4096}}
 	other := podOf("other", -1, "", 1)
 	for _, tc := range []struct {
 		name    string
@@ -165,6 +176,7 @@ func TestLocalLimits(t *testing.T) {
 		{"no pod has one", func() bool { return false }, false, "[]"},
 		{"not held", nil, false, "[]"},
 		{"not held, and the node is short of memory", nil, true, "[other]"},
+		{"held to limits, which may be enough", func() bool { return true }, true, "[over]"},
 	} {
 		var evicted []string
 		available := int64(50)
@@ -174,7 +186,7 @@ func TestLocalLimits(t *testing.T) {
 		l, err := New(Config{Thresholds: []Threshold{{Signal: Memory, Percent: 15}}, Limited: tc.limited,
 			Measure: func(context.Context) map[Signal]Value { return map[Signal]Value{Memory: {available, 100}} },
 			Pods:    func(context.Context) ([]Pod, error) { return []Pod{over, other}, nil },
-			Evict:   func(p *v1.Pod, _ string, _ bool) { evicted = append(evicted, p.Name) }})
+			Evict:   func(v Victim) { evicted = append(evicted, v.Pod.Name) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,31 +197,41 @@ func TestLocalLimits(t *testing.T) {
 	}
 }
 
-func TestLoopFreesImagesBeforePods(t *testing.T) {
-	free, freed, changed := int64(5), uint64(0), 0
-	var evicted []string
-	l, err := New(Config{Thresholds: []Threshold{{Signal: ImageFs, Percent: 15}},
-		Measure:    func(context.Context) map[Signal]Value { return map[Signal]Value{ImageFs: {free, 100}} },
-		Pods:       func(context.Context) ([]Pod, error) { return []Pod{podOf("a", 0, "", 1)}, nil },
-		FreeImages: func(context.Context) (uint64, error) { free += int64(freed); return freed, nil },
-		Evict:      func(p *v1.Pod, _ string, hard bool) { evicted = append(evicted, fmt.Sprint(p.Name, hard)) },
-		Changed:    func() { changed++ }})
+// TestLoopReclaimsBeforePods: what lies on the file system that is full is removed first, and if that is enough nobody has to go.
+func TestLoopReclaimsBeforePods(t *testing.T) {
+	free, freed, changed := int64(5), int64(0), 0
+	layout := Layout{}
+	var did []string
+	reclaim := func(what string) func(context.Context) error {
+		return func(context.Context) error { free += freed; did = append(did, what); return nil }
+	}
+	l, err := New(Config{Thresholds: []Threshold{{Signal: ImageFs, Percent: 15}, {Signal: NodeFs, Percent: 50}},
+		Measure: func(context.Context) map[Signal]Value {
+			return map[Signal]Value{ImageFs: {free, 100}, NodeFs: {60, 100}}
+		},
+		Pods:           func(context.Context) ([]Pod, error) { return []Pod{podOf("a", 0, "", 1)}, nil },
+		Layout:         func(context.Context) (Layout, error) { return layout, nil },
+		FreeContainers: reclaim("containers"), FreeImages: reclaim("images"),
+		Evict:   func(v Victim) { did = append(did, fmt.Sprint(v.Pod.Name, v.Hard, v.Signal)) },
+		Changed: func() { changed++ }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	freed = 20
-	l.Look(t.Context(), time.Unix(1, 0))
-	if len(evicted) != 0 || !l.Under(DiskPressure) || changed != 1 {
-		t.Errorf("evicted %q, under pressure %v, told %d times", evicted, l.Under(DiskPressure), changed)
-	}
-	free, freed = 5, 0
-	l.Look(t.Context(), time.Unix(2, 0))
-	if !slices.Equal(evicted, []string{"atrue"}) || changed != 1 {
-		t.Errorf("evicted %q, told %d times", evicted, changed)
-	}
-	free = 50
-	l.Look(t.Context(), time.Unix(1000, 0))
-	if l.Under(DiskPressure) || changed != 2 {
-		t.Errorf("pressure did not end")
+	for i, step := range []struct {
+		layout      Layout
+		free, freed int64
+		want        string
+		changed     int
+	}{
+		{Layout{}, 5, 10, "containers images", 1},
+		{Layout{}, 5, 0, "containers images atrueimagefs.available", 1},
+		{Layout{Images: true, Split: true}, 5, 0, "images atrueimagefs.available", 1},
+		{Layout{}, 50, 0, "", 2},
+	} {
+		layout, free, freed, did = step.layout, step.free, step.freed, nil
+		l.Look(t.Context(), time.Unix(int64(1000*(i+1)), 0))
+		if strings.Join(did, " ") != step.want || changed != step.changed || l.Under(DiskPressure) != (step.want != "") {
+			t.Errorf("step %d: %q, told %d times, pressure %v", i, did, changed, l.Under(DiskPressure))
+		}
 	}
 }

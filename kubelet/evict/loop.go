@@ -25,10 +25,12 @@ type Config struct {
 	Pods func(ctx context.Context) ([]Pod, error)
 	// Limited reports whether any pod has a limit of its own for disk. May be nil: pods are not held to such limits.
 	Limited func() bool
-	// FreeImages removes unused images and returns the bytes that freed. May be nil.
-	FreeImages func(ctx context.Context) (uint64, error)
-	// Evict ends a pod for good, with the reason Evicted. hard pods get one second, others their own grace period.
-	Evict func(pod *v1.Pod, message string, hard bool)
+	// Layout tells on which file systems the node's files lie. May be nil: all on one.
+	Layout func(ctx context.Context) (Layout, error)
+	// FreeContainers removes containers of pods that have finished, FreeImages images that nobody uses. May be nil.
+	FreeContainers, FreeImages func(ctx context.Context) error
+	// Evict ends a pod for good, with the reason Evicted.
+	Evict func(Victim)
 	// Changed is told that the node's conditions changed. May be nil.
 	Changed func()
 	// Log may be nil.
@@ -54,6 +56,9 @@ func New(cfg Config) (*Loop, error) {
 	}
 	if cfg.Period == 0 {
 		cfg.Period = 10 * time.Second
+	}
+	if cfg.Layout == nil {
+		cfg.Layout = func(context.Context) (Layout, error) { return Layout{}, nil }
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
@@ -96,16 +101,18 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
-// Look measures once and evicts at most one pod for a shortage, beside those above their own limits.
+// Look measures once and evicts at most one pod for a shortage, unless some are above their own limits: then those.
 func (l *Loop) Look(ctx context.Context, now time.Time) {
 	v := Assess(l.state, l.cfg.Thresholds, l.cfg.Measure(ctx), l.cfg.Transition, now)
 	l.state = v.State
 	l.publish(v.Pressure)
-	if v.Act != nil && conditionOf(v.Act.Threshold.Signal) == DiskPressure && l.freed(ctx, *v.Act) {
-		v.Act = nil
-	}
 	limited := l.cfg.Limited != nil && l.cfg.Limited()
 	if v.Act == nil && !limited {
+		return
+	}
+	layout, err := l.cfg.Layout(ctx)
+	if err != nil {
+		l.cfg.Log.Warn("eviction cannot see which file systems there are", "err", err)
 		return
 	}
 	pods, err := l.cfg.Pods(ctx)
@@ -113,28 +120,27 @@ func (l *Loop) Look(ctx context.Context, now time.Time) {
 		l.cfg.Log.Warn("eviction cannot see what pods use", "err", err)
 		return
 	}
-	if limited {
-		l.evictOverLimit(pods)
-	}
-	if v.Act == nil {
+	if limited && l.evictOverLimit(layout, pods) || v.Act == nil || l.reclaimed(ctx, layout.reclaim(v.Act.Threshold.Signal)) {
 		return
 	}
-	victim := Choose(*v.Act, pods)
+	victim := Choose(*v.Act, layout, pods)
 	if victim == nil {
 		l.cfg.Log.Warn("the node is short of a resource and no pod may be evicted", "signal", v.Act.Threshold.Signal)
 		return
 	}
 	l.cfg.Log.Warn("evicting a pod", "pod", victim.Pod.Namespace+"/"+victim.Pod.Name, "signal", v.Act.Threshold.Signal, "available", v.Act.Value.Available)
-	l.cfg.Evict(victim.Pod, victim.Message, v.Act.Threshold.Grace == 0)
+	l.cfg.Evict(*victim)
 }
 
-// evictOverLimit ends the pods that use more disk than they may.
-func (l *Loop) evictOverLimit(pods []Pod) {
+// evictOverLimit ends the pods that use more disk than they may, and tells whether there were any.
+func (l *Loop) evictOverLimit(layout Layout, pods []Pod) (any bool) {
 	for _, p := range pods {
-		if why := OverLimit(p); why != "" && !pod.Critical(p.Pod) {
-			l.cfg.Evict(p.Pod, why, true)
+		if over := OverLimit(p, layout); over != nil && !pod.Critical(p.Pod) {
+			l.cfg.Evict(*over)
+			any = true
 		}
 	}
+	return any
 }
 
 func (l *Loop) publish(pressure map[Condition]bool) {
@@ -150,18 +156,21 @@ func (l *Loop) publish(pressure map[Condition]bool) {
 	}
 }
 
-// freed removes unused images and reports whether that ended the shortage.
-func (l *Loop) freed(ctx context.Context, s Shortage) bool {
-	if l.cfg.FreeImages == nil {
-		return false
+// reclaimed removes what may be removed before a pod has to go, and tells whether the node is short of nothing then.
+func (l *Loop) reclaimed(ctx context.Context, r Reclaim) bool {
+	tried := false
+	for _, part := range []struct {
+		what string
+		do   bool
+		free func(context.Context) error
+	}{{"containers", r.Containers, l.cfg.FreeContainers}, {"images", r.Images, l.cfg.FreeImages}} {
+		if !part.do || part.free == nil {
+			continue
+		}
+		tried = true
+		if err := part.free(ctx); err != nil {
+			l.cfg.Log.Warn("what is unused could not all be removed", "what", part.what, "err", err)
+		}
 	}
-	bytes, err := l.cfg.FreeImages(ctx)
-	if err != nil {
-		l.cfg.Log.Warn("unused images could not all be removed", "err", err)
-	}
-	if bytes == 0 {
-		return false
-	}
-	value, ok := l.cfg.Measure(ctx)[s.Threshold.Signal]
-	return ok && value.Available >= s.Threshold.of(value.Capacity)+s.Threshold.Reclaim
+	return tried && !short(l.cfg.Thresholds, l.cfg.Measure(ctx))
 }

@@ -21,7 +21,7 @@ func (c *Collector) addLogs(pods []v1alpha1.PodStats) {
 		dir := filepath.Join(c.cfg.LogsDir, p.PodRef.Namespace+"_"+p.PodRef.Name+"_"+p.PodRef.UID)
 		for j := range p.Containers {
 			ct := &p.Containers[j]
-			bytes, inodes := used(filepath.Join(dir, ct.Name))
+			bytes, inodes := Used(filepath.Join(dir, ct.Name))
 			ct.Logs = &v1alpha1.FsStats{Time: at, UsedBytes: &bytes, InodesUsed: &inodes}
 			if p.EphemeralStorage == nil {
 				p.EphemeralStorage = &v1alpha1.FsStats{Time: at, UsedBytes: new(uint64)}
@@ -31,8 +31,8 @@ func (c *Collector) addLogs(pods []v1alpha1.PodStats) {
 	}
 }
 
-// used counts the blocks and the inodes of a directory, as du does. What vanishes meanwhile counts nothing.
-func used(dir string) (bytes, inodes uint64) {
+// Used counts the blocks and the inodes of a directory, as du does. What vanishes meanwhile counts nothing.
+func Used(dir string) (bytes, inodes uint64) {
 	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return nil

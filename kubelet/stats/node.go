@@ -1,7 +1,10 @@
 package stats
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -15,6 +18,47 @@ import (
 
 // Node measures the node alone, for decisions about it: cheap, without the runtime's pods.
 func (c *Collector) Node(ctx context.Context) v1alpha1.NodeStats { return c.node(ctx) }
+
+// FileSystems identify those of the node's own files, of the images and of containers' writable layers: what is equal is one.
+type FileSystems struct{ Node, Images, Layers uint64 }
+
+// FileSystems tells which there are.
+func (c *Collector) FileSystems(ctx context.Context) (f FileSystems, err error) {
+	info, err := c.cfg.Images.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
+	if err != nil {
+		return f, fmt.Errorf("ask the runtime for its file systems: %w", err)
+	}
+	if len(info.ImageFilesystems) == 0 {
+		return f, errors.New("the runtime names no image file system")
+	}
+	images, layers := info.ImageFilesystems[0].GetFsId().GetMountpoint(), ""
+	if len(info.ContainerFilesystems) > 0 {
+		layers = info.ContainerFilesystems[0].GetFsId().GetMountpoint()
+	}
+	for _, fs := range []struct {
+		path string
+		to   *uint64
+	}{{c.cfg.Root, &f.Node}, {images, &f.Images}, {cmp.Or(layers, images), &f.Layers}} {
+		if *fs.to, err = identity(fs.path); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// identity is that of the file system at path: its device. On btrfs each subvolume has a device of its own; there half of the file system's
+// id is the same for all.
+func identity(path string) (uint64, error) {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if err := errors.Join(unix.Stat(path, &st), unix.Statfs(path, &fs)); err != nil {
+		return 0, fmt.Errorf("which file system %s is on: %w", path, err)
+	}
+	if fs.Type == unix.BTRFS_SUPER_MAGIC {
+		return uint64(uint32(fs.Fsid.Val[0])), nil
+	}
+	return st.Dev, nil
+}
 
 func (c *Collector) node(ctx context.Context) v1alpha1.NodeStats {
 	now := time.Now()

@@ -205,3 +205,48 @@ func TestParsers(t *testing.T) {
 		t.Errorf("interface %q", got)
 	}
 }
+
+// disks is a runtime whose images and layers lie in two directories.
+type disks struct {
+	cri
+	images, layers string
+}
+
+func (d *disks) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	at := func(path string) []*runtimeapi.FilesystemUsage {
+		if path == "" {
+			return nil
+		}
+		return []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: path}}}
+	}
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: at(d.images), ContainerFilesystems: at(d.layers)}, nil
+}
+
+// TestFileSystems compares directories of one file system with those of others.
+func TestFileSystems(t *testing.T) {
+	root := t.TempDir()
+	for _, tc := range []struct {
+		images, layers string
+		same           [2]bool // images with the node's files, layers with images
+		fails          bool
+	}{
+		{root, root, [2]bool{true, true}, false},
+		{root, "", [2]bool{true, true}, false},
+		{"/proc", "/proc", [2]bool{false, true}, false},
+		{"/proc", root, [2]bool{false, false}, false},
+		{root + "/missing", "", [2]bool{}, true},
+		{"", "", [2]bool{}, true},
+	} {
+		c, err := New(Config{Root: root, Runtime: &cri{}, Images: &disks{images: tc.images, layers: tc.layers}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := c.FileSystems(t.Context())
+		if (err != nil) != tc.fails {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if err == nil && [2]bool{f.Images == f.Node, f.Layers == f.Images} != tc.same {
+			t.Errorf("%+v: %+v", tc, f)
+		}
+	}
+}
