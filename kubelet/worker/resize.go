@@ -356,41 +356,40 @@ func (w resizer) answer(p *v1.Pod, refusal *resize.Refusal, trigger string) {
 	w.poke()
 }
 
-// retryResizes looks again at the resizes that wait, after something has been freed: those of higher priority first,
-// then those of better quality of service, then the older ones.
+// retryResizes looks again at the resizes that wait, after something has been freed, in the order that resize.Turn has.
 func (pl *Pool) retryResizes(trigger string) {
 	pl.turn.Lock()
 	defer pl.turn.Unlock()
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
-	var waiting []*worker
+	type turn struct {
+		*worker
+		resize.Waiting
+	}
+	var waiting []turn
 	for _, w := range pl.workers {
 		w.mu.Lock()
 		if w.resize.pending != nil && w.resize.pending.Reason == v1.PodReasonDeferred {
-			waiting = append(waiting, w)
+			waiting = append(waiting, turn{w, resize.Waiting{Pod: w.pod, Granted: w.resize.granted, Since: resizer{w}.deferredSince()}})
 		}
 		w.mu.Unlock()
 	}
-	slices.SortFunc(waiting, func(a, b *worker) int { return before(a.pod, b.pod) })
+	slices.SortFunc(waiting, func(a, b turn) int { return resize.Turn(a.Waiting, b.Waiting) })
 	for _, w := range waiting {
-		pl.regrant(w, trigger)
+		pl.regrant(w.worker, trigger)
 	}
 }
 
-func before(a, b *v1.Pod) int {
-	if x, y := priority(a), priority(b); x != y {
-		return int(y) - int(x)
+// deferredSince is when the condition says that the resize was deferred: maybe by a kubelet before this one, or later than it
+// began to wait, if it has been infeasible meanwhile. What conditions say is in whole seconds; within one it is known better. The
+// worker's mutex is held.
+func (w resizer) deferredSince() time.Time {
+	since := w.resize.deferred
+	for _, c := range w.status.Conditions {
+		told := c.LastTransitionTime.Time
+		if c.Type == v1.PodResizePending && c.Reason == v1.PodReasonDeferred && !told.IsZero() && !told.Equal(since.Truncate(time.Second)) {
+			since = told
+		}
 	}
-	rank := map[v1.PodQOSClass]int{v1.PodQOSGuaranteed: 0, v1.PodQOSBurstable: 1, v1.PodQOSBestEffort: 2}
-	if x, y := rank[pod.QOS(a)], rank[pod.QOS(b)]; x != y {
-		return x - y
-	}
-	return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
-}
-
-func priority(p *v1.Pod) int32 {
-	if p.Spec.Priority == nil {
-		return 0
-	}
-	return *p.Spec.Priority
+	return since
 }

@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 
@@ -123,6 +124,46 @@ func TestResizeFails(t *testing.T) {
 		synctest.Wait()
 		if n.resizeConditions("u") != "" || n.cpuOf("u") != "1/1" {
 			t.Errorf("%s, %s", n.resizeConditions("u"), n.cpuOf("u"))
+		}
+	})
+}
+
+// TestResizeInTurn: of resizes of equal rank that which has waited longest is granted first, whatever the age of the pods; how long,
+// the condition tells that a kubelet before this one has written.
+func TestResizeInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for first, since := range map[types.UID]map[types.UID]int{
+			"w": nil,                // w waits since before u in this kubelet
+			"u": {"u": 300, "w": 5}, // seconds ago, by the conditions that there are
+		} {
+			n := newNode()
+			small(n)
+			pl := n.pool
+			for uid, cpu := range map[types.UID]string{"u": "500m", "v": "1", "w": "500m"} {
+				p := sized(uid, cpu, 1)
+				if ago := since[uid]; ago > 0 {
+					p.Status.Conditions = []v1.PodCondition{{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: v1.PodReasonDeferred,
+						LastTransitionTime: metav1.NewTime(time.Now().Add(-time.Duration(ago) * time.Second).Truncate(time.Second))}}
+				}
+				pl.workers[uid] = newWorker(&pl.cfg, p, false)
+			}
+			want := func(uid types.UID, age time.Duration) {
+				p := sized(uid, "1500m", 2)
+				p.CreationTimestamp = metav1.NewTime(time.Now().Add(-age))
+				pl.Update(p, false)
+				if r := pl.workers[uid].resize.pending; r == nil || r.Reason != v1.PodReasonDeferred {
+					t.Fatalf("%s: %+v", uid, r)
+				}
+			}
+			want("w", time.Minute)
+			time.Sleep(10 * time.Millisecond)
+			want("u", time.Hour)
+			pl.gone("v", pl.workers["v"])
+			for _, uid := range []types.UID{"u", "w"} {
+				if granted := pl.workers[uid].resize.pending == nil; granted != (uid == first) {
+					t.Errorf("conditions %v: %s granted: %v, want %s", since, uid, granted, first)
+				}
+			}
 		}
 	})
 }
