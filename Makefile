@@ -67,8 +67,8 @@ test-upstream: build ## skiff's parts beside upstream's, from the PATH: kubelet,
 	$(call install,$(BENCH_PACKAGES))
 	$(SUDO) env "PATH=$$PATH" SKIFF_BIN=$(CURDIR)/$(BIN) $(GO) test -tags seccomp,upstream -count=1 -timeout 30m -v -run '$(RUN)' ./test/upstream/
 
-test-vm: build ## the CRI server's tests in an emulated machine with Debian's kernel and cgroup v2 (slow: no KVM is needed)
-	$(call install,qemu-system-x86 cpio kmod criu iptables apparmor busybox-static)
+test-vm: build ## the CRI server's tests, and systemd's slices, in emulated machines with Debian's kernel and cgroup v2 (slow: no KVM is needed)
+	$(call install,qemu-system-x86 cpio kmod criu iptables apparmor busybox-static dbus systemd)
 	mkdir -p $(BIN)/vm && cd $(BIN)/vm && { [ -d boot ] || { apt-get download -qq $$(apt-cache depends linux-image-amd64 | awk '/Depends/{print $$2; exit}') && dpkg -x linux-image-*.deb . && rm linux-image-*.deb; }; }
 	VM_KERNEL=$(CURDIR)/$(BIN)/vm $(GO) test -tags vm -count=1 -timeout 40m -v ./test/vm/
 

@@ -51,6 +51,7 @@ ip link set lo up
 hostname vm
 cd /tests
 export HOME=/root TMPDIR=/tmp SKIFF_KEEPER=/bin/skiff-keeper
+[ ! -x /lib/systemd/systemd ] || exec /lib/systemd/systemd
 ./cri.test -test.v -test.count=1 -test.timeout 20m -test.run "$(cat /tests/run)"
 echo "the tests ended with $?"
 poweroff -f
@@ -66,6 +67,11 @@ func TestCgroupV2(t *testing.T) {
 	kernel := find(t, os.Getenv("VM_KERNEL"), "boot/vmlinuz-*")
 	root := t.TempDir()
 	fill(t, root, find(t, os.Getenv("VM_KERNEL"), "lib/modules/*"))
+	boot(t, qemu, kernel, root)
+}
+
+// boot runs the machine with that root file system, and judges what it prints.
+func boot(t *testing.T, qemu, kernel, root string) {
 	archive := filepath.Join(t.TempDir(), "root.cpio")
 	command(t, "sh", "-c", `cd "$1" && find . | cpio --quiet -o -H newc >"$2"`, "sh", root, archive)
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
@@ -83,7 +89,7 @@ func TestCgroupV2(t *testing.T) {
 		to = io.MultiWriter(&out, f)
 	}
 	cmd.Stdout, cmd.Stderr = to, to // one writer, so that os/exec copies both in one goroutine
-	err = cmd.Run()
+	err := cmd.Run()
 	judge(t, out.Bytes(), err)
 }
 
@@ -109,15 +115,7 @@ func judge(t *testing.T, out []byte, err error) {
 
 // fill makes the machine's root file system: busybox, the binaries with their libraries, kernel modules, the tests.
 func fill(t *testing.T, root, modulesDir string) {
-	for _, dir := range []string{"bin", "etc", "sbin", "tests", "modules", "lib", "lib64", "usr/lib"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(t, filepath.Join(root, "init"), script, 0o755)
-	write(t, filepath.Join(root, "etc/passwd"), "root:x:0:0::/root:/bin/sh\n", 0o644)
-	write(t, filepath.Join(root, "etc/group"), "root:x:0:\n", 0o644)
-	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost\n", 0o644)
+	base(t, root)
 	xtables(t, root)
 	run := os.Getenv("VM_RUN")
 	if run == "" {
@@ -139,6 +137,19 @@ func fill(t *testing.T, root, modulesDir string) {
 		libraries(t, root, filepath.Join(root, "bin", name))
 	}
 	loadModules(t, root, modulesDir)
+}
+
+// base is what every machine has.
+func base(t *testing.T, root string) {
+	for _, dir := range []string{"bin", "etc", "sbin", "tests", "modules", "lib", "lib64", "usr/lib"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(root, "init"), script, 0o755)
+	write(t, filepath.Join(root, "etc/passwd"), "root:x:0:0::/root:/bin/sh\n", 0o644)
+	write(t, filepath.Join(root, "etc/group"), "root:x:0:\n", 0o644)
+	write(t, filepath.Join(root, "etc/hosts"), "127.0.0.1 localhost\n", 0o644)
 }
 
 // xtables is what CRIU locks the network of a pod with while it writes: iptables-restore and its extensions.

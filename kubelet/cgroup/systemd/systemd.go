@@ -154,8 +154,8 @@ func (b *Bus) systemd() (*dbus.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to systemd: %w", err)
 	}
-	v, err := conn.Object(service, object).GetProperty(manager + ".Version")
-	if err != nil {
+	var v dbus.Variant
+	if err := method(conn, "org.freedesktop.DBus.Properties.Get", manager, "Version").Store(&v); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("ask systemd for its version: %w", err)
 	}
@@ -202,10 +202,15 @@ func number(version any) int {
 	return n
 }
 
-func call(conn *dbus.Conn, method string, args ...any) *dbus.Call {
+// call calls a method of systemd's manager.
+func call(conn *dbus.Conn, name string, args ...any) *dbus.Call {
+	return method(conn, manager+"."+name, args...)
+}
+
+func method(conn *dbus.Conn, name string, args ...any) *dbus.Call {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return conn.Object(service, object).CallWithContext(ctx, manager+"."+method, 0, args...)
+	return conn.Object(service, object).CallWithContext(ctx, name, 0, args...)
 }
 
 // job calls a method that begins a job, and waits until the job is over.
