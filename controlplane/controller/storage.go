@@ -65,6 +65,9 @@ func volumeBinder(ctx context.Context, e *env) (func(context.Context), error) {
 // attachDetach attaches the volumes of pods to their nodes, and detaches them when no pod needs them and the node has said that it
 // does not use them any more, or has said nothing for six minutes. For drivers it writes VolumeAttachments, which their external
 // attachers carry out. The older kinds need no work, but nodes wait for their volumes' names in the status all the same.
+//
+// It looks ten times a second what is to be done, at 2 ms of a processor each second; so it begins when there is something that can be
+// attached, as it would begin on a server that has just become the leader.
 func attachDetach(ctx context.Context, e *env) (func(context.Context), error) {
 	var plugins []volume.VolumePlugin
 	for _, some := range [][]volume.VolumePlugin{csi.ProbeVolumePlugins(), fc.ProbeVolumePlugins(), iscsi.ProbeVolumePlugins()} {
@@ -76,7 +79,15 @@ func attachDetach(ctx context.Context, e *env) (func(context.Context), error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.Run, nil
+	needed, err := firstAttachable(e)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) {
+		if needed(ctx) {
+			c.Run(ctx)
+		}
+	}, nil
 }
 
 // volumeExpander tells claims that grow that an external resizer has to see to it; no volume grows by itself.
