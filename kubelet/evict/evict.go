@@ -5,7 +5,7 @@
 // one victim per look. Rules, signals, ranking and words are upstream's (Node-pressure Eviction in the Kubernetes
 // documentation; pkg/kubelet/eviction):
 //
-//   - a hard threshold acts at once, a soft one after its grace period;
+//   - a hard threshold acts at once, a soft one after its grace period; the node says that it is short as soon as either is met;
 //   - before a pod goes for want of disk, containers of pods that have finished do and images that nobody uses, if they lie on the
 //     file system that is full;
 //   - pods that use more than they requested go first, then those of lower priority, then those furthest above their
@@ -203,10 +203,10 @@ func Assess(old State, thresholds []Threshold, measured map[Signal]Value, transi
 			continue
 		}
 		v.State.Since[i] = since
+		v.State.Seen[conditionOf(t.Signal)] = now // at once, so that no more pods come
 		if now.Sub(since) < t.Grace {
 			continue
 		}
-		v.State.Seen[conditionOf(t.Signal)] = now
 		if v.Act == nil || sooner(t.Signal, v.Act.Threshold.Signal) {
 			v.Act = &Shortage{t, value}
 		}

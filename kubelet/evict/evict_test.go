@@ -53,8 +53,8 @@ func TestAssess(t *testing.T) {
 		pressure, act string
 	}{
 		{0, 300, 50, "", ""},
-		{10, 150, 50, "", ""}, // soft: its time has not come
-		{40, 150, 50, "", ""},
+		{10, 150, 50, "MemoryPressure", ""}, // soft: its time has not come, but no more pods are taken
+		{40, 150, 50, "MemoryPressure", ""},
 		{70, 150, 50, "MemoryPressure", "60s"},               // a minute later it has
 		{80, 90, 5, "DiskPressure MemoryPressure", "hard"},   // memory goes before disk
 		{90, 120, 50, "DiskPressure MemoryPressure", "hard"}, // above the threshold, but not by what is to be reclaimed
