@@ -6,9 +6,10 @@
 //	/logs/?query=foo             the service foo: the journal's unit foo.service, else foo, foo.log or foo/foo.log below /var/log
 //	      &sinceTime= &untilTime= &tailLines= &pattern= &boot=     for the journal only
 //
-// A query finds files through a descriptor of the directory: no path and no link leads out of it. Without one, links are followed
-// wherever they lead, since a runtime's logs below containers/ are absolute ones: whoever may see a node's logs and change that
-// directory, as a pod that mounts it, sees all of the node's files.
+// A query finds files through a descriptor of the directory: no path and no link leads out of it. Upstream does so when it looks whether
+// the file is there, and for services; the file itself is opened here in the same way. Without a query no path leads out of the directory,
+// but links are followed wherever they lead, as upstream's http.FileServer does and as is needed: a runtime's logs below containers/ are
+// absolute ones. So whoever may see a node's logs and change that directory, as a pod that mounts it, sees all of the node's files.
 package nodelog
 
 import (

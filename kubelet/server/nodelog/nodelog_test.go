@@ -83,3 +83,58 @@ func TestNodeLog(t *testing.T) {
 		}
 	}
 }
+
+// TestLinks: what a request can see by links and by paths. A query never leaves the directory; a plain path is cleaned, and follows links,
+// also absolute ones.
+func TestLinks(t *testing.T) {
+	base := t.TempDir()
+	dir := filepath.Join(base, "log")
+	for path, text := range map[string]string{"log/pods/p/0.log": "of the pod", "log/containers/empty": "", "secret": "of the node"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(base, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(base, path), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"containers/p.log": filepath.Join(dir, "pods/p/0.log"), "near.log": "pods/p/0.log", "out.log": filepath.Join(base, "secret"),
+		"up.log": "../secret", "away": base} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := Handler(Config{Dir: dir, Query: true, Journal: filepath.Join(dir, "no journal")})
+	for _, tc := range []struct {
+		plain, query string
+		code         int
+		body         string
+	}{
+		{plain: "/logs/containers/p.log", code: 200, body: "of the pod"}, // as a runtime links its logs
+		{plain: "/logs/near.log", code: 200, body: "of the pod"},
+		{plain: "/logs/out.log", code: 200, body: "of the node"}, // as upstream
+		{plain: "/logs/../secret", code: 404},
+		{plain: "/logs/..%2fsecret", code: 404},
+		{plain: "/logs/%2e%2e/%2e%2e/secret", code: 404},
+		{plain: "/logs/pods/../../secret", code: 404},
+		{query: "/near.log", code: 200, body: "of the pod"},
+		{query: "/containers/p.log", code: 406, body: "path escapes from parent"}, // upstream as well: the link is absolute
+		{query: "/out.log", code: 406, body: "path escapes from parent"},
+		{query: "/up.log", code: 406, body: "path escapes from parent"},
+		{query: "/away/secret", code: 406, body: "path escapes from parent"},
+		{query: "/pods/../../secret", code: 406, body: "path escapes from parent"},
+		{query: "up", code: 200, body: "error getting log for up"}, // the service
+		{query: "out", code: 200, body: "error getting log for out"},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/logs/", nil)
+		r.URL.RawQuery = url.Values{"query": {tc.query}}.Encode()
+		if tc.plain != "" {
+			r = httptest.NewRequest(http.MethodGet, tc.plain, nil)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		body := w.Body.String()
+		if w.Code != tc.code || !strings.Contains(body, tc.body) || (tc.body != "of the node" && strings.Contains(body, "of the node")) {
+			t.Errorf("%s%s: %d %q, want %d %q", tc.plain, tc.query, w.Code, body, tc.code, tc.body)
+		}
+	}
+}
