@@ -3,45 +3,31 @@ package plugin
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/skiff-node/skiff/kubelet/plugin/plugintest"
 )
 
 // fakePlugin listens on a registration socket and tells what it was told.
 type fakePlugin struct {
-	registerapi.UnimplementedRegistrationServer
-	info *registerapi.PluginInfo
+	plugintest.Servers
 	told chan *registerapi.RegistrationStatus
 }
 
-func (p *fakePlugin) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
-	return p.info, nil
-}
-
-func (p *fakePlugin) NotifyRegistrationStatus(_ context.Context, s *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
-	p.told <- s
-	return &registerapi.RegistrationStatusResponse{}, nil
-}
-
-func listen(t *testing.T, path, kind, name string) (*fakePlugin, func()) {
+func listen(t *testing.T, path, kind, name string) *fakePlugin {
 	t.Helper()
-	l, err := net.Listen("unix", path)
-	if err != nil {
+	p := &fakePlugin{told: make(chan *registerapi.RegistrationStatus, 10)}
+	info := &registerapi.PluginInfo{Type: kind, Name: name, Endpoint: "/" + name + ".sock", SupportedVersions: []string{"1.0.0"}}
+	if err := p.Announce(path, info, func(s *registerapi.RegistrationStatus) { p.told <- s }); err != nil {
 		t.Fatal(err)
 	}
-	p := &fakePlugin{info: &registerapi.PluginInfo{Type: kind, Name: name, Endpoint: "/" + name + ".sock", SupportedVersions: []string{"1.0.0"}},
-		told: make(chan *registerapi.RegistrationStatus, 10)}
-	s := grpc.NewServer()
-	registerapi.RegisterRegistrationServer(s, p)
-	go s.Serve(l)
-	t.Cleanup(s.Stop)
-	return p, s.Stop // the socket goes with it
+	t.Cleanup(p.Stop)
+	return p
 }
 
 // handler tells what happens to it, and refuses plugins by name.
@@ -82,7 +68,7 @@ func TestPluginsComeAndGo(t *testing.T) {
 			t.Fatalf("not in time: %s", want)
 		}
 	}
-	first, _ := listen(t, filepath.Join(dir, "first"), "CSIPlugin", "first") // it is there before the kubelet
+	first := listen(t, filepath.Join(dir, "first"), "CSIPlugin", "first") // it is there before the kubelet
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }()
@@ -94,15 +80,15 @@ func TestPluginsComeAndGo(t *testing.T) {
 	if err := os.Mkdir(sub, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	second, stop := listen(t, filepath.Join(sub, "second"), "CSIPlugin", "second")
+	second := listen(t, filepath.Join(sub, "second"), "CSIPlugin", "second")
 	expect("register second /second.sock 1.0.0")
 	<-second.told
-	stop()
+	second.Stop()
 	expect("unregister second /second.sock")
-	_, _ = listen(t, filepath.Join(sub, "second"), "CSIPlugin", "second")
+	listen(t, filepath.Join(sub, "second"), "CSIPlugin", "second")
 	expect("register second /second.sock 1.0.0")
 	for name, kind := range map[string]string{"bad": "CSIPlugin", "odd": "Toaster"} {
-		p, _ := listen(t, filepath.Join(dir, name), kind, name)
+		p := listen(t, filepath.Join(dir, name), kind, name)
 		if s := <-p.told; s.PluginRegistered || s.Error == "" {
 			t.Errorf("%s was told %v", name, s)
 		}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +19,8 @@ import (
 	dra "k8s.io/kubelet/pkg/apis/dra/v1"
 	drav1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/skiff-node/skiff/kubelet/plugin/plugintest"
 )
 
 // Options of a Driver.
@@ -41,7 +42,7 @@ type Options struct {
 // Driver is a running driver.
 type Driver struct {
 	o       Options
-	servers []*grpc.Server
+	servers plugintest.Servers
 
 	mu       sync.Mutex
 	prepared map[string][]string // CDI names by claim
@@ -58,11 +59,12 @@ func Start(o Options) (*Driver, error) {
 	if err := d.recall(); err != nil {
 		return nil, err
 	}
-	if err := d.listen(filepath.Join(o.Dir, "dra.sock"), d.serve); err != nil {
+	endpoint := filepath.Join(o.Dir, "dra.sock")
+	if err := d.servers.Serve(endpoint, d.serve); err != nil {
 		return nil, err
 	}
-	reg := func(s *grpc.Server) { registerapi.RegisterRegistrationServer(s, registration{driver: d}) }
-	if err := d.listen(filepath.Join(o.Registry, o.Name+"-reg.sock"), reg); err != nil {
+	info := &registerapi.PluginInfo{Type: registerapi.DRAPlugin, Name: o.Name, Endpoint: endpoint, SupportedVersions: d.Services()}
+	if err := d.servers.Announce(filepath.Join(o.Registry, o.Name+"-reg.sock"), info, nil); err != nil {
 		d.Stop()
 		return nil, err
 	}
@@ -82,24 +84,6 @@ func (d *Driver) serve(s *grpc.Server) {
 	}
 }
 
-func (d *Driver) listen(socket string, register func(*grpc.Server)) error {
-	if err := os.MkdirAll(filepath.Dir(socket), 0o750); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(socket); err != nil {
-		return err
-	}
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		return err
-	}
-	s := grpc.NewServer()
-	register(s)
-	d.servers = append(d.servers, s)
-	go func() { _ = s.Serve(l) }() // ends with Stop
-	return nil
-}
-
 // Stop ends the driver; its sockets go, what is prepared stays.
 func (d *Driver) Stop() {
 	d.mu.Lock()
@@ -108,9 +92,7 @@ func (d *Driver) Stop() {
 		delete(d.hanging, call)
 	}
 	d.mu.Unlock()
-	for _, s := range d.servers {
-		s.Stop()
-	}
+	d.servers.Stop()
 }
 
 // Asked lists the calls so far, as "prepare name" and "unprepare name".
@@ -284,16 +266,6 @@ func (d doctor) NodeWatchResources(_ *health.NodeWatchResourcesRequest, stream g
 	}
 }
 
-type registration struct {
-	registerapi.UnsafeRegistrationServer
-	driver *Driver
-}
-
-func (r registration) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
-	o := r.driver.o
-	return &registerapi.PluginInfo{Type: registerapi.DRAPlugin, Name: o.Name, Endpoint: filepath.Join(o.Dir, "dra.sock"), SupportedVersions: r.driver.Services()}, nil
-}
-
 // Services are the gRPC services that the driver serves.
 func (d *Driver) Services() []string {
 	list := []string{dra.DRAPluginService}
@@ -305,8 +277,4 @@ func (d *Driver) Services() []string {
 		list = append(list, healthService)
 	}
 	return list
-}
-
-func (registration) NotifyRegistrationStatus(context.Context, *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
-	return &registerapi.RegistrationStatusResponse{}, nil
 }

@@ -4,8 +4,6 @@ package devicetest
 import (
 	"context"
 	"fmt"
-	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +15,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/skiff-node/skiff/kubelet/plugin/plugintest"
 )
 
 // Options of a plugin.
@@ -36,8 +36,8 @@ type Options struct {
 // Plugin is one that runs.
 type Plugin struct {
 	api.UnimplementedDevicePluginServer
-	opts Options
-	srv  *grpc.Server
+	opts    Options
+	servers plugintest.Servers
 
 	mu      sync.Mutex
 	devices []*api.Device
@@ -63,21 +63,8 @@ func Device(id string, healthy bool, nodes ...int64) *api.Device {
 
 // Start serves the plugin. It is not registered yet.
 func Start(opts Options) (*Plugin, error) {
-	p := &Plugin{opts: opts, srv: grpc.NewServer(), devices: opts.Devices, changed: make(chan struct{})}
-	path := filepath.Join(opts.Dir, opts.Socket)
-	if err := os.MkdirAll(opts.Dir, 0o750); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	api.RegisterDevicePluginServer(p.srv, p)
-	go p.srv.Serve(l)
-	return p, nil
+	p := &Plugin{opts: opts, devices: opts.Devices, changed: make(chan struct{})}
+	return p, p.servers.Serve(filepath.Join(opts.Dir, opts.Socket), func(s *grpc.Server) { api.RegisterDevicePluginServer(s, p) })
 }
 
 // Register tells the kubelet of the plugin by its socket, for which it waits.
@@ -95,32 +82,12 @@ func (p *Plugin) Register(ctx context.Context) error {
 
 // Announce lets the kubelet find the plugin by a socket in plugins_registry.
 func (p *Plugin) Announce(socket string) error {
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		return err
-	}
-	srv := grpc.NewServer()
-	registerapi.RegisterRegistrationServer(srv, announcer{info: &registerapi.PluginInfo{Type: registerapi.DevicePlugin, Name: p.opts.Resource,
-		Endpoint: filepath.Join(p.opts.Dir, p.opts.Socket), SupportedVersions: []string{api.Version}}})
-	go srv.Serve(l)
-	return nil
+	return p.servers.Announce(socket, &registerapi.PluginInfo{Type: registerapi.DevicePlugin, Name: p.opts.Resource,
+		Endpoint: filepath.Join(p.opts.Dir, p.opts.Socket), SupportedVersions: []string{api.Version}}, nil)
 }
 
-type announcer struct {
-	registerapi.UnimplementedRegistrationServer
-	info *registerapi.PluginInfo
-}
-
-func (a announcer) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
-	return a.info, nil
-}
-
-func (a announcer) NotifyRegistrationStatus(context.Context, *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
-	return &registerapi.RegistrationStatusResponse{}, nil
-}
-
-// Stop ends the plugin; its socket goes.
-func (p *Plugin) Stop() { p.srv.Stop() }
+// Stop ends the plugin; its sockets go.
+func (p *Plugin) Stop() { p.servers.Stop() }
 
 // Set changes its devices.
 func (p *Plugin) Set(devices ...*api.Device) {

@@ -9,9 +9,7 @@ package csitest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path"
 	"slices"
@@ -20,6 +18,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/skiff-node/skiff/kubelet/plugin/plugintest"
 )
 
 // Options of a Driver.
@@ -48,8 +48,7 @@ func Staging() []csi.NodeServiceCapability_RPC_Type {
 type Driver struct {
 	opts     Options
 	endpoint string
-	servers  []*grpc.Server
-	running  sync.WaitGroup
+	servers  plugintest.Servers
 
 	mu      sync.Mutex
 	volumes map[string]*Volume
@@ -77,68 +76,34 @@ type Publication struct {
 	Capability *csi.VolumeCapability
 }
 
-// Start runs a driver on the socket endpoint, which must not exist.
+// Start runs a driver on the socket endpoint.
 func Start(endpoint string, opts Options) (*Driver, error) {
 	if opts.NodeID == "" {
 		opts.NodeID = "node-id"
 	}
 	d := &Driver{opts: opts, endpoint: endpoint, volumes: map[string]*Volume{}, fail: map[string]error{}, counts: map[string]int{}}
-	s := grpc.NewServer(grpc.UnaryInterceptor(d.intercept))
-	csi.RegisterIdentityServer(s, identity{Driver: d})
-	csi.RegisterNodeServer(s, node{Driver: d})
-	csi.RegisterControllerServer(s, controller{Driver: d})
-	return d, d.serve(s, endpoint)
+	return d, d.servers.Serve(endpoint, func(s *grpc.Server) {
+		csi.RegisterIdentityServer(s, identity{Driver: d})
+		csi.RegisterNodeServer(s, node{Driver: d})
+		csi.RegisterControllerServer(s, controller{Driver: d})
+	}, grpc.UnaryInterceptor(d.intercept))
 }
 
 // Announce puts a registration socket where the kubelet looks for plugins.
 func (d *Driver) Announce(socket string) error {
-	s := grpc.NewServer()
-	registerapi.RegisterRegistrationServer(s, registration{Driver: d})
-	return d.serve(s, socket)
-}
-
-func (d *Driver) serve(s *grpc.Server, socket string) error {
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		return fmt.Errorf("listen for CSI calls: %w", err)
-	}
-	d.servers = append(d.servers, s)
-	d.running.Add(1)
-	go func() {
-		defer d.running.Done()
-		_ = s.Serve(l) // ends with Stop
-	}()
-	return nil
+	info := &registerapi.PluginInfo{Type: registerapi.CSIPlugin, Name: d.opts.Name, Endpoint: d.endpoint, SupportedVersions: []string{"1.0.0"}}
+	return d.servers.Announce(socket, info, func(s *registerapi.RegistrationStatus) {
+		if s.PluginRegistered {
+			return
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.misuse = append(d.misuse, "not registered: "+s.Error)
+	})
 }
 
 // Stop ends the driver, as if it were killed: what is mounted stays. Its sockets go.
-func (d *Driver) Stop() {
-	for _, s := range d.servers {
-		s.Stop()
-	}
-	d.running.Wait()
-}
-
-// registration is the driver as the kubelet meets it first.
-type registration struct {
-	registerapi.UnimplementedRegistrationServer
-	*Driver
-}
-
-// GetInfo implements the registration service.
-func (d registration) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
-	return &registerapi.PluginInfo{Type: registerapi.CSIPlugin, Name: d.opts.Name, Endpoint: d.endpoint, SupportedVersions: []string{"1.0.0"}}, nil
-}
-
-// NotifyRegistrationStatus implements the registration service.
-func (d registration) NotifyRegistrationStatus(_ context.Context, s *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
-	if !s.PluginRegistered {
-		d.mu.Lock()
-		d.misuse = append(d.misuse, "not registered: "+s.Error)
-		d.mu.Unlock()
-	}
-	return &registerapi.RegistrationStatusResponse{}, nil
-}
+func (d *Driver) Stop() { d.servers.Stop() }
 
 func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	method := path.Base(info.FullMethod)
