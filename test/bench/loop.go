@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -11,11 +12,18 @@ import (
 	"github.com/skiff-node/skiff/test/bench/usage"
 )
 
+// loops are what can be repeated.
+var loops = []string{"pod", "exec", "pod-seccomp", "exec-seccomp", "static", "burst"}
+
 // loop repeats one thing on skiff alone until Ctrl-C, for profilers: "pod" starts and stops pods, "exec" runs programs
-// in one. It says once a second how long it takes.
+// in one, both at the CRI server; "static" is a static pod of a kubelet and "burst" many pods at once. It says once a second
+// how long it takes.
 func loop(b *bench, what string) error {
-	if !slices.Contains([]string{"pod", "exec", "pod-seccomp", "exec-seccomp"}, what) {
-		return fmt.Errorf("-loop %q: want pod, exec, pod-seccomp or exec-seccomp", what)
+	switch {
+	case !slices.Contains(loops, what):
+		return fmt.Errorf("-loop %q: want %s", what, strings.Join(loops, ", "))
+	case what == "static" || what == "burst":
+		return kubeletLoop(b, what)
 	}
 	profile := unconfined
 	if strings.HasSuffix(what, "-seccomp") {
@@ -33,14 +41,38 @@ func loop(b *bench, what string) error {
 	if err != nil {
 		return err
 	}
+	return repeat(b, func(into timings, i int) error {
+		if strings.HasPrefix(what, "exec") {
+			return p.exec(b, into, o)
+		}
+		return p.cycle(b, into, fmt.Sprintf("loop-%d", i), profile)
+	})
+}
+
+// kubeletLoop is loop for what a kubelet does.
+func kubeletLoop(b *bench, what string) error {
+	archive, err := writeImages(b)
+	if err != nil {
+		return err
+	}
+	a := &agent{name: "skiff", host: newHost(b)}
+	if err := a.start(b, archive, filepath.Join(a.host.BinDir, "skiff"), "kubelet"); err != nil {
+		return err
+	}
+	b.say("the host's files and logs are in %s", a.host.Dir)
+	return repeat(b, func(into timings, i int) error {
+		if what == "static" {
+			return a.static(b.ctx, into, i)
+		}
+		return a.burst(b.ctx, into, named("burst", crowd))
+	})
+}
+
+// repeat does something until Ctrl-C.
+func repeat(b *bench, do func(into timings, i int) error) error {
 	into, said := timings{}, time.Now()
 	for i := 0; b.ctx.Err() == nil; i++ {
-		if strings.HasPrefix(what, "exec") {
-			err = p.exec(b, into, o)
-		} else {
-			err = p.cycle(b, into, fmt.Sprintf("loop-%d", i), profile)
-		}
-		if err != nil {
+		if err := do(into, i); err != nil {
 			return err
 		}
 		if time.Since(said) < time.Second {

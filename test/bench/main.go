@@ -41,7 +41,7 @@ func main() {
 	flag.StringVar(&o.output, "o", "table", "table, markdown or json")
 	flag.IntVar(&o.runs, "runs", 20, "pods that are started one after the other")
 	flag.StringVar(&o.only, "only", strings.Join(parts, ","), "what to measure")
-	flag.StringVar(&o.loop, "loop", "", "instead, repeat on skiff alone until Ctrl-C, for profilers: pod, exec, pod-seccomp or exec-seccomp")
+	flag.StringVar(&o.loop, "loop", "", "instead, repeat on skiff alone until Ctrl-C, for profilers: "+strings.Join(loops, ", "))
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
