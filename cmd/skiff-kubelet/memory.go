@@ -7,16 +7,23 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // A kubelet is on every node and does little most of the time, so its memory counts more than its processor time: garbage is
-// collected when the heap has grown by two fifths (Go's default: by as much again). GOGC in the environment overrules it.
-const gcPercent = 40
+// collected when the heap has grown by two fifths (Go's default: by as much again). When many pods come and go at once time
+// counts more: once a collection follows the one before quickly, the heap may grow to more, until the process comes to rest
+// and gives it back. GOGC in the environment overrules both.
+const (
+	gcPercent, busyPercent = 40, 250
+	quickly                = 500 * time.Millisecond
+)
 
 // A process is at rest when it has taken less than restful of processor time within a period. It gives memory back once after
 // it has worked for at least laborious.
@@ -28,8 +35,9 @@ const (
 
 // thrifty makes this process take less memory: now, and whenever it comes to rest, as after its start or after many pods.
 func thrifty(ctx context.Context) {
+	var p pace
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		p.begin()
 	}
 	tick := time.NewTicker(period)
 	defer tick.Stop()
@@ -43,12 +51,64 @@ func thrifty(ctx context.Context) {
 		if !r.begins(processorTime()) {
 			continue
 		}
+		p.calm()
 		debug.FreeOSMemory()
 		if err := unmapUnused(); err != nil {
 			slog.Debug("keep what is not needed of the program mapped", "err", err)
 		}
 		r.given = processorTime()
 	}
+}
+
+// pace is how much the heap may grow between collections.
+type pace struct {
+	mu      sync.Mutex
+	percent int // 0 when it is not ours to say
+	last    time.Time
+}
+
+// set lets the heap grow by so many percent. p.mu is held.
+func (p *pace) set(percent int) {
+	if p.percent != percent {
+		p.percent = percent
+		debug.SetGCPercent(percent)
+	}
+}
+
+// begin takes charge.
+func (p *pace) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.set(gcPercent)
+	p.follow()
+}
+
+// calm ends what quick collections have begun.
+func (p *pace) calm() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.percent != 0 {
+		p.set(gcPercent)
+	}
+}
+
+// follow has collected called after the next collection, which finds an object that nobody has.
+func (p *pace) follow() {
+	type straw struct{ _ [64]byte } // too large to share its memory with objects that live on
+	runtime.AddCleanup(new(straw), func(p *pace) {
+		p.collected(time.Now())
+		p.follow()
+	}, p)
+}
+
+// collected takes note of a collection.
+func (p *pace) collected(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Sub(p.last) < quickly {
+		p.set(busyPercent)
+	}
+	p.last = now
 }
 
 // rest remembers how much processor time had been used at the last look, and when memory was last given back.

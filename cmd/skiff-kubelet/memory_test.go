@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,4 +82,43 @@ func fileKB(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestPace: collections that follow each other quickly let the heap grow to more, until the process comes to rest.
+func TestPace(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // no collections but those asked for
+	var p pace
+	p.calm()
+	if p.percent != 0 {
+		t.Error("somebody else's choice was overruled")
+	}
+	now := time.Now()
+	for i, step := range []struct {
+		after time.Duration
+		want  int
+	}{{quickly, gcPercent}, {quickly, gcPercent}, {quickly / 2, busyPercent}, {quickly, busyPercent}} {
+		now = now.Add(step.after)
+		if i == 0 {
+			p.set(gcPercent)
+		}
+		if p.collected(now); p.percent != step.want {
+			t.Errorf("step %d: %d %%", i, p.percent)
+		}
+	}
+	if p.calm(); p.percent != gcPercent {
+		t.Errorf("at rest: %d %%", p.percent)
+	}
+	p.begin()
+	for late := time.Now().Add(10 * time.Second); ; {
+		runtime.GC()
+		p.mu.Lock()
+		busy := p.percent == busyPercent
+		p.mu.Unlock()
+		if busy {
+			return
+		}
+		if time.Now().After(late) {
+			t.Fatal("collections are not noticed")
+		}
+	}
 }

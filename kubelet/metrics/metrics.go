@@ -207,9 +207,10 @@ func pairs(labels []string) []string {
 	return list
 }
 
-func pair(name, value string) string {
-	return name + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(value) + `"`
-}
+// escapes are those of label values in the text format.
+var escapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func pair(name, value string) string { return name + `="` + escapes.Replace(value) + `"` }
 
 // WriteText writes all metrics that have samples.
 func (s *Set) WriteText(w io.Writer) {
