@@ -4,6 +4,9 @@
 // it: nothing is lost but what is out of date. A write that fails is repeated with a growing pause until it succeeds, the
 // pod is gone, or the writer is closed.
 //
+// A status that only says that the pod is on its way (see onItsWay) lingers a moment, for most pods are further by then: so a
+// pod that starts quickly is written once, where each write costs more of the machine than what it tells.
+//
 // A write is a strategic merge patch from the status last seen in the API to the new one, with the pod's UID in it, so
 // that it can neither hit a pod that has taken the same name nor undo what others (a scheduler, readiness gates)
 // have written beside us.
@@ -52,10 +55,21 @@ type Writer struct {
 type entry struct {
 	pod     *v1.Pod
 	next    *v1.PodStatus // waits to be written
+	due     time.Time     // when next is to be written; zero for at once
 	since   time.Time     // of the first change that has not been written
 	writing bool
-	wrote   *v1.Pod // as the API answered last
+	wrote   *v1.Pod       // as the API answered last
+	hurry   chan struct{} // capacity one: next is due at once
 	idle    chan struct{}
+}
+
+// hasten lets what waits be written at once. The writer's mutex is held.
+func (e *entry) hasten() {
+	e.due = time.Time{}
+	select {
+	case e.hurry <- struct{}{}:
+	default:
+	}
 }
 
 // New makes a writer.
@@ -84,8 +98,14 @@ func (w *Writer) Set(p *v1.Pod, st v1.PodStatus) {
 	}
 	e := w.pods[p.UID]
 	if e == nil {
-		e = &entry{}
+		e = &entry{hurry: make(chan struct{}, 1)}
 		w.pods[p.UID] = e
+	}
+	switch waiting := e.next != nil; {
+	case !onItsWay(&st):
+		e.hasten()
+	case !waiting:
+		e.due = time.Now().Add(linger)
 	}
 	e.pod, e.next = p, &st
 	if e.since.IsZero() {
@@ -99,6 +119,25 @@ func (w *Writer) Set(p *v1.Pod, st v1.PodStatus) {
 	go w.write(w.ctx(), e)
 }
 
+// linger is how long a status that only says that a pod is on its way may wait to be overtaken by the next. Upstream's kubelet
+// looks for the next once a second.
+const linger = 500 * time.Millisecond
+
+// onItsWay tells whether nothing has happened yet that anybody waits for: no container of the pod has run, and none is held up.
+func onItsWay(st *v1.PodStatus) bool {
+	if st.Phase != v1.PodPending {
+		return false
+	}
+	for _, list := range [][]v1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
+		for i := range list {
+			if w := list[i].State.Waiting; w == nil || (w.Reason != "ContainerCreating" && w.Reason != "PodInitializing") || list[i].LastTerminationState.Terminated != nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Flush waits until nothing is left to be written for the pod.
 func (w *Writer) Flush(ctx context.Context, uid types.UID) error {
 	w.mu.Lock()
@@ -107,6 +146,7 @@ func (w *Writer) Flush(ctx context.Context, uid types.UID) error {
 		w.mu.Unlock()
 		return nil
 	}
+	e.hasten()
 	idle := e.idle
 	w.mu.Unlock()
 	select {
@@ -135,6 +175,11 @@ func (w *Writer) write(ctx context.Context, e *entry) {
 	pause := firstPause
 	for {
 		w.mu.Lock()
+		if wait := time.Until(e.due); e.next != nil && wait > 0 && ctx.Err() == nil {
+			w.mu.Unlock()
+			pauseFor(ctx, wait, e.hurry)
+			continue
+		}
 		p, st, since := e.pod, e.next, e.since
 		e.next, e.since = nil, time.Time{}
 		if st == nil || ctx.Err() != nil {
@@ -159,11 +204,19 @@ func (w *Writer) write(ctx context.Context, e *entry) {
 		}
 		e.since = since
 		w.mu.Unlock()
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
+		pauseFor(ctx, pause, nil)
 		pause = min(2*pause, mostPause)
+	}
+}
+
+// pauseFor pauses until the time is over, or sooner when there is hurry or ctx ends.
+func pauseFor(ctx context.Context, pause time.Duration, hurry <-chan struct{}) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-hurry:
+	case <-ctx.Done():
 	}
 }
 

@@ -99,6 +99,62 @@ func TestWriter(t *testing.T) {
 	})
 }
 
+// TestLingers: what only says that a pod is on its way waits to be overtaken; everything else, and who waits for it, does not wait.
+func TestLingers(t *testing.T) {
+	making := v1.PodStatus{Phase: v1.PodPending, QOSClass: v1.PodQOSBurstable, ContainerStatuses: []v1.ContainerStatus{
+		{Name: "c", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ContainerCreating"}}}}}
+	further, failing, running := *making.DeepCopy(), *making.DeepCopy(), *making.DeepCopy()
+	further.PodIP = "10.0.0.1"
+	failing.ContainerStatuses[0].State.Waiting.Reason = "ErrImagePull"
+	running.Phase, running.ContainerStatuses[0].State = v1.PodRunning, v1.ContainerState{Running: &v1.ContainerStateRunning{}}
+	for name, c := range map[string]struct {
+		sets   []v1.PodStatus
+		flush  bool
+		writes int
+		after  time.Duration // the last write since the last set
+	}{
+		"on its way":                 {sets: []v1.PodStatus{making}, writes: 1, after: linger},
+		"on its way, twice":          {sets: []v1.PodStatus{making, further}, writes: 1, after: linger - 100*time.Millisecond},
+		"on its way, then running":   {sets: []v1.PodStatus{making, further, running}, writes: 1},
+		"on its way, then held up":   {sets: []v1.PodStatus{making, failing}, writes: 1},
+		"held up":                    {sets: []v1.PodStatus{failing}, writes: 1},
+		"running, then on its way":   {sets: []v1.PodStatus{running, making}, writes: 2, after: linger},
+		"on its way, and waited for": {sets: []v1.PodStatus{making}, flush: true, writes: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := testPod()
+				client := fake.NewSimpleClientset(p)
+				writes, last := 0, time.Time{}
+				client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+					writes, last = writes+1, time.Now()
+					return false, nil, nil
+				})
+				w := New(Config{Client: client, Target: func(p *v1.Pod) *v1.Pod { return p }, Log: slog.New(slog.DiscardHandler)})
+				defer w.Close()
+				var set time.Time
+				for i, st := range c.sets {
+					if i > 0 {
+						time.Sleep(100 * time.Millisecond)
+					}
+					set = time.Now()
+					w.Set(p, st)
+				}
+				if c.flush {
+					if err := w.Flush(context.Background(), p.UID); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if writes != c.writes || last.Sub(set) != c.after {
+					t.Errorf("%d writes, the last after %v", writes, last.Sub(set))
+				}
+			})
+		})
+	}
+}
+
 func TestNoTarget(t *testing.T) {
 	client := fake.NewSimpleClientset()
 	w := New(Config{Client: client, Target: func(*v1.Pod) *v1.Pod { return nil }, Log: slog.New(slog.DiscardHandler)})
