@@ -187,11 +187,12 @@ func (k *Kubelet) newWorkers() error {
 		wc.Register = func(p *v1.Pod) { k.objects.Register(p); k.volumes.Update(p) }
 		wc.Unregister = func(uid types.UID) { k.objects.Unregister(uid); k.metrics.Forget(string(uid)) }
 	}
+	wc.Gone = func() { k.source.Poke() }
 	wc.MaxBackoff = c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	k.pool = worker.NewPool(wc)
 	k.census(k.pool, k.volumes.Manager)
 	k.source = source.New(source.Config{Client: k.client, NodeName: k.cfg.NodeName, NodeUID: k.nodeUID, Dir: c.StaticPodPath,
-		Period: c.FileCheckFrequency.Duration, URL: c.StaticPodURL, URLHeader: c.StaticPodURLHeader, URLPeriod: c.HTTPCheckFrequency.Duration, Sink: k.pool, Ready: func() { close(k.sourced) }, Log: k.log})
+		Period: c.FileCheckFrequency.Duration, URL: c.StaticPodURL, URLHeader: c.StaticPodURLHeader, URLPeriod: c.HTTPCheckFrequency.Duration, Sink: k.pool, Ready: func() { k.pool.Settled(); close(k.sourced) }, Log: k.log})
 	return nil
 }
 

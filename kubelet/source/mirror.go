@@ -24,16 +24,22 @@ func (s *Source) mirror(ctx context.Context) bool {
 	for name, m := range mirrors {
 		p := wanted[name]
 		fits := p != nil && m.Annotations[pod.AnnotationMirror] == p.Annotations[AnnotationHash] && m.DeletionTimestamp == nil
-		if !fits {
+		if !fits && !s.ending(m, p) {
 			done = s.deleteMirror(ctx, m) && done
 		}
 	}
 	for name, p := range wanted {
-		if mirrors[name] == nil {
+		if mirrors[name] == nil && !s.ending(p, p) {
 			done = s.createMirror(ctx, p) && done
 		}
 	}
 	return done
+}
+
+// ending tells whether a former pod of that name is still here, and p, if any, has to wait for its end.
+func (s *Source) ending(named, p *v1.Pod) bool {
+	holder := s.cfg.Sink.Static(named.Namespace, named.Name)
+	return holder != "" && (p == nil || p.UID != holder)
 }
 
 func (s *Source) createMirror(ctx context.Context, p *v1.Pod) bool {

@@ -5,7 +5,7 @@
 //	a URL         static pods too: a Pod, or a PodList
 //
 // A static pod is shown in the API by a mirror pod, which this package makes and removes: it has the static pod's name,
-// the annotation kubernetes.io/config.mirror with its hash, and never runs itself.
+// the annotation kubernetes.io/config.mirror with its hash, and never runs itself. It stays until the static pod has ended.
 //
 // Whatever happens, the same is done: both sources are read as they are now and compared with what was told before. Pods are
 // told in the order of their creation, so that after a restart older pods get their place first.
@@ -52,6 +52,9 @@ type Sink interface {
 	Remove(uid types.UID)
 	// Wake tells that something about the pod has changed that is not in it: its mirror.
 	Wake(uid types.UID)
+	// Static is the static pod of that namespace and name of which something is still here, "" when there is none. When it is
+	// gone the source wants to be poked.
+	Static(namespace, name string) types.UID
 }
 
 // Config of a Source.

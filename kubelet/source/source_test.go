@@ -61,8 +61,9 @@ func TestPullPolicy(t *testing.T) {
 
 // sink writes down what it is told.
 type sink struct {
-	mu   sync.Mutex
-	told []string
+	mu     sync.Mutex
+	told   []string
+	static types.UID // the static pod that is still here
 }
 
 func (s *sink) say(format string, args ...any) {
@@ -74,6 +75,31 @@ func (s *sink) say(format string, args ...any) {
 func (s *sink) Update(p *v1.Pod, static bool) { s.say("update %s %v", p.Name, static) }
 func (s *sink) Remove(uid types.UID)          { s.say("remove") }
 func (s *sink) Wake(types.UID)                {}
+
+func (s *sink) Static(string, string) types.UID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.static
+}
+
+// hold says which static pod is still here.
+func (s *sink) hold(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.static = uid
+}
+
+func (s *sink) count(what string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, t := range s.told {
+		if t == what {
+			n++
+		}
+	}
+	return n
+}
 
 func (s *sink) has(what string) bool {
 	s.mu.Lock()
@@ -140,9 +166,21 @@ func TestSource(t *testing.T) {
 	if mirror() == nil {
 		t.Error("a file that cannot be read ended its pod")
 	}
+	told.hold("it")
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the static pod is to end", func() bool { return told.count("remove") == 2 })
+	s.Poke()
+	if err := os.WriteFile(file, []byte(strings.Replace(manifest, "name: web", "name: other", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pass after that", func() bool { return told.has("update other-n1 true") })
+	if mirror() == nil {
+		t.Error("the mirror of a static pod that still runs is gone")
+	}
+	told.hold("")
+	s.Poke()
 	eventually(t, "mirror gone", func() bool { return mirror() == nil })
 }
 

@@ -41,6 +41,8 @@ func (h *heard) Remove(uid types.UID) {
 
 func (h *heard) Wake(types.UID) {}
 
+func (h *heard) Static(string, string) types.UID { return "" }
+
 func (h *heard) until(t *testing.T, want int) {
 	t.Helper()
 	for late := time.After(20 * time.Second); ; {

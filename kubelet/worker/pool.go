@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -29,6 +30,7 @@ type Pool struct {
 	workers map[types.UID]*worker
 	// admitted is the pod that admission decides about just now: it may have things of the node before it has a worker.
 	admitted types.UID
+	settled  atomic.Bool // all pods that there were at start have been told of
 	// waiting holds, by namespace/name, a static pod whose predecessor of that name still has to end.
 	waiting map[string]*v1.Pod
 	group   sync.WaitGroup
@@ -78,6 +80,9 @@ func (pl *Pool) launch(uid types.UID, w *worker) {
 func (pl *Pool) gone(uid types.UID, w *worker) {
 	pl.cfg.Probes.Sync(w.pod, nil)
 	pl.cfg.Statuses.Forget(uid)
+	if w.static && pl.cfg.Gone != nil {
+		defer pl.cfg.Gone()
+	}
 	defer pl.retryResizes(triggerRemoved)
 	pl.turn.Lock()
 	defer pl.turn.Unlock()
@@ -118,6 +123,8 @@ func (pl *Pool) Update(p *v1.Pod, static bool) {
 	w.mu.Unlock()
 	pl.regrant(w, triggerUpdated)
 	if revived { // its file went away and came back: the same pod has to end before it can begin again
+		p = p.DeepCopy()
+		p.Status = v1.PodStatus{Phase: v1.PodPending} // not that of its mirror
 		pl.waiting[p.Namespace+"/"+p.Name] = p
 		return
 	}
@@ -126,6 +133,22 @@ func (pl *Pool) Update(p *v1.Pod, static bool) {
 	}
 	w.poke()
 }
+
+// Static is the static pod of that namespace and name that has a worker, "" when none has.
+func (pl *Pool) Static(namespace, name string) types.UID {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	for uid, w := range pl.workers {
+		if w.static && w.pod.Name == name && w.pod.Namespace == namespace {
+			return uid
+		}
+	}
+	return ""
+}
+
+// Settled tells that the sources have told of all pods that there are: whatever a former kubelet left running is known, and a pod
+// that comes from now on is new.
+func (pl *Pool) Settled() { pl.settled.Store(true) }
 
 // named finds a worker of a pod with that namespace and name.
 func (pl *Pool) named(p *v1.Pod) *worker {
@@ -146,7 +169,7 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 		pl.admitted = p.UID
 		pl.mu.Unlock()
 		var end *pod.End
-		if !static || !runs(&pl.cfg, p) {
+		if pl.settled.Load() || !runs(&pl.cfg, p) {
 			end = pl.cfg.Admit(p, static, active)
 		}
 		pl.mu.Lock()
@@ -167,8 +190,8 @@ func (pl *Pool) add(p *v1.Pod, static bool) {
 	pl.launch(p.UID, w)
 }
 
-// runs tells whether the static pod, of which no status is known, has been running all the time that the kubelet was away: then
-// it has been taken in before. Of other pods the API tells that.
+// runs tells whether the pod, of which no status is known, has been running all the time that the kubelet was away: then it has been
+// taken in before. That is so for static pods without a mirror, and if the kubelet ended before it had told the API.
 func runs(cfg *Config, p *v1.Pod) bool {
 	_, containers, err := cfg.Runtime.Observe(context.Background(), p.UID)
 	return err == nil && slices.ContainsFunc(containers, func(c pod.Container) bool { return c.State == pod.Running })

@@ -141,6 +141,8 @@ type Config struct {
 	// Over is told that nothing of a pod runs any more and nothing will, before the API is told so: others may get what the pod had
 	// once that is known. Optional.
 	Over func(uid types.UID)
+	// Gone is told that a static pod has ended and nothing of it is left. Optional.
+	Gone func()
 	// Health tells how the devices are that the pod's containers have, by container name. Optional.
 	Health func(p *v1.Pod) map[string][]v1.ResourceStatus
 	// HostIPs of the node.
@@ -444,7 +446,7 @@ func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	if over && w.ended.freed != nil {
 		w.ended.freed()
 	}
-	if !removed && !w.ending.deleted {
+	if (!removed || w.static) && !w.ending.deleted { // a static pod's mirror stays to the end
 		w.cfg.Statuses.Set(d.Pod, st)
 	}
 	for name, f := range acts.Waiting {

@@ -620,21 +620,27 @@ func TestRuntimeAway(t *testing.T) {
 	})
 }
 
-// TestStaticPodRunsOn: one that has been running while the kubelet was away is not decided about again. Without an API there is no
-// status that tells.
-func TestStaticPodRunsOn(t *testing.T) {
+// TestPodRunsOn: one that has been running while the kubelet was away is not decided about again. Without an API there is no
+// status that tells, and the kubelet may have ended before it had told the API.
+func TestPodRunsOn(t *testing.T) {
+	for _, static := range []bool{true, false} {
+		podRunsOn(t, static)
+	}
+}
+
+func podRunsOn(t *testing.T, static bool) {
 	refuse := func(*v1.Pod, bool, []*v1.Pod) *pod.End {
 		return &pod.End{Deadline: time.Now(), Phase: v1.PodFailed, Rejected: true, Reason: "UnexpectedAdmissionError"}
 	}
 	play(t, func(n *node) {
-		n.pool.Update(testPod("a"), true)
+		n.pool.Update(testPod("a"), static)
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
 		n.pool = n.newPool()
 		n.pool.cfg.Admit = refuse
 		go func() { done <- n.pool.Run(ctx) }()
-		n.pool.Update(testPod("a"), true)
+		n.pool.Update(testPod("a"), static)
 		synctest.Wait()
 		if n.phase("u") != v1.PodRunning || n.running() != 1 {
 			t.Errorf("phase %s, %d running", n.phase("u"), n.running())
@@ -646,7 +652,7 @@ func TestStaticPodRunsOn(t *testing.T) {
 	})
 	play(t, func(n *node) {
 		n.pool.cfg.Admit = refuse
-		n.pool.Update(testPod("a"), true)
+		n.pool.Update(testPod("a"), static)
 		synctest.Wait()
 		if n.phase("u") != v1.PodFailed {
 			t.Errorf("one that does not run is %s", n.phase("u"))
@@ -798,6 +804,7 @@ func TestEndsDuringAdmission(t *testing.T) {
 	reach(t, n, v1.PodRunning)
 	late := testPod("a")
 	late.UID, late.Name = "late", "late"
+	n.pool.Settled() // all pods of this runtime have the same containers
 	go n.pool.Update(late, false)
 	<-admitting
 	n.exit("a", 0)
