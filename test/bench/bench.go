@@ -8,12 +8,14 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/skiff-node/skiff/test/bench/report"
 )
 
 // bench is one run: it stands in for a test towards the harness, and says what goes on.
 type bench struct {
 	ctx    context.Context // done on Ctrl-C; the run's only context, so it lives as long as the run
-	report *report
+	report *report.Report
 	start  time.Time
 
 	mu       sync.Mutex
@@ -22,7 +24,7 @@ type bench struct {
 	broken   bool // the run has ended early
 }
 
-func newBench(ctx context.Context, r *report) *bench {
+func newBench(ctx context.Context, r *report.Report) *bench {
 	return &bench{ctx: ctx, report: r, start: time.Now()}
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/skiff-node/skiff/test/bench/report"
 	"github.com/skiff-node/skiff/test/harness"
 )
 
@@ -109,7 +110,7 @@ func kubeletClient(config *rest.Config) (*http.Client, error) {
 }
 
 // side is the field of a row that belongs to the kubelet.
-func (a *agent) side(r *row) **stat {
+func (a *agent) side(r *report.Row) **report.Stat {
 	if a.name == "skiff" {
 		return &r.Skiff
 	}

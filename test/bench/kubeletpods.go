@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-node/skiff/test/bench/report"
 	"github.com/skiff-node/skiff/test/bench/usage"
 	"github.com/skiff-node/skiff/test/harness"
 )
@@ -60,7 +61,7 @@ func (a *agent) reach(ctx context.Context, into timings, what string, wanted fun
 	if err := a.pods.until(ctx, a.name+": "+what, wanted); err != nil {
 		return err
 	}
-	into[what] = append(into[what], millis(time.Since(began)))
+	into[what] = append(into[what], report.Millis(time.Since(began)))
 	return nil
 }
 
@@ -82,14 +83,14 @@ func lives(b *bench, agents []*agent) error {
 			}
 		}
 	}
-	row := func(name, goal string) row {
-		r := row{Name: name, Goal: goal}
+	row := func(name, goal string) report.Row {
+		r := report.Row{Name: name, Goal: goal}
 		for _, a := range agents {
-			*a.side(&r) = stats(taken[a][name])
+			*a.side(&r) = report.Stats(taken[a][name])
 		}
 		return r
 	}
-	b.report.against("upstream", fmt.Sprintf("Kubelet: a pod's life, %d runs", lifeRounds), "ms", row(rowStatic, "≤ 60 ms"), row(rowBound, ""),
+	b.report.Against("upstream", fmt.Sprintf("Kubelet: a pod's life, %d runs", lifeRounds), "ms", row(rowStatic, "≤ 60 ms"), row(rowBound, ""),
 		row(rowAgain, ""), row(rowCounted, ""), row(rowOver, ""), row(rowGone, ""))
 	return nil
 }
@@ -148,7 +149,7 @@ func (a *agent) restarted(ctx context.Context, into timings, round int) error {
 	if err != nil {
 		return err
 	}
-	into[rowAgain] = append(into[rowAgain], millis(time.Since(began)))
+	into[rowAgain] = append(into[rowAgain], report.Millis(time.Since(began)))
 	if err := a.reach(ctx, into, rowCounted, func() bool { return a.pods.running(p.Name, 1) }, began); err != nil {
 		return err
 	}
@@ -260,7 +261,7 @@ func asIs(*corev1.Pod) {}
 
 // bursts starts many pods at once on each kubelet, and deletes them.
 func bursts(b *bench, agents []*agent) error {
-	up, down, work := row{Name: rowCrowd, Goal: "≤ 2000 ms"}, row{Name: rowAway}, row{Name: rowWork}
+	up, down, work := report.Row{Name: rowCrowd, Goal: "≤ 2000 ms"}, report.Row{Name: rowAway}, report.Row{Name: rowWork}
 	names := named("crowd", crowd)
 	for _, a := range agents {
 		b.say("%d pods at once under the kubelet of %s", crowd, a.name)
@@ -268,11 +269,11 @@ func bursts(b *bench, agents []*agent) error {
 		if err := a.burst(b.ctx, into, names); err != nil {
 			return err
 		}
-		for _, r := range []*row{&up, &down, &work} {
-			*a.side(r) = stats(into[r.Name])
+		for _, r := range []*report.Row{&up, &down, &work} {
+			*a.side(r) = report.Stats(into[r.Name])
 		}
 	}
-	b.report.against("upstream", "Kubelet: many pods", "ms", up, down, work)
+	b.report.Against("upstream", "Kubelet: many pods", "ms", up, down, work)
 	return nil
 }
 
@@ -282,12 +283,12 @@ func (a *agent) burst(ctx context.Context, into timings, names []string) error {
 	if err := a.crowd(ctx, names, asIs); err != nil {
 		return err
 	}
-	into[rowCrowd] = append(into[rowCrowd], millis(time.Since(began)))
+	into[rowCrowd] = append(into[rowCrowd], report.Millis(time.Since(began)))
 	began = time.Now()
 	if err := a.away(ctx, names); err != nil {
 		return err
 	}
-	into[rowAway], into[rowWork] = append(into[rowAway], millis(time.Since(began))), append(into[rowWork], a.cpu()-before)
+	into[rowAway], into[rowWork] = append(into[rowAway], report.Millis(time.Since(began))), append(into[rowWork], a.cpu()-before)
 	return nil
 }
 
@@ -297,7 +298,7 @@ func (a *agent) cpu() float64 { return usage.CPUBelow(a.host.CgroupRoot + "/kube
 // probing measures 100 probes a second: of 25 pods with 2 containers, each probed in two ways each second.
 func probing(b *bench, agents []*agent) error {
 	const settle, window = 4 * time.Second, 10 * time.Second
-	done, kubelet, all := row{Name: "probes carried out in a second"}, row{Name: "CPU time of the kubelet in a second (ms)"}, row{Name: "CPU time of the whole host in a second (ms)"}
+	done, kubelet, all := report.Row{Name: "probes carried out in a second"}, report.Row{Name: "CPU time of the kubelet in a second (ms)"}, report.Row{Name: "CPU time of the whole host in a second (ms)"}
 	names := named("probed", 25)
 	for _, a := range agents {
 		b.say("100 exec probes a second under the kubelet of %s", a.name)
@@ -318,12 +319,12 @@ func probing(b *bench, agents []*agent) error {
 			return err
 		}
 		seconds := time.Since(began).Seconds()
-		*a.side(&done), *a.side(&kubelet), *a.side(&all) = one((after-before)/seconds), one(own/seconds), one(host/seconds)
+		*a.side(&done), *a.side(&kubelet), *a.side(&all) = report.One((after-before)/seconds), report.One(own/seconds), report.One(host/seconds)
 		if err := a.away(b.ctx, names); err != nil {
 			return err
 		}
 	}
-	b.report.against("upstream", "Kubelet: 100 exec probes a second", "per second", done, kubelet, all)
+	b.report.Against("upstream", "Kubelet: 100 exec probes a second", "per second", done, kubelet, all)
 	return nil
 }
 
@@ -349,8 +350,8 @@ func resting(b *bench, agents []*agent) error {
 	if err := errors.Join(g.Wait(), sleep(b.ctx, settle)); err != nil {
 		return err
 	}
-	rss, private := row{Name: "RSS of the kubelet", Goal: "≤ 45 MB"}, row{Name: "private memory of the kubelet"}
-	own, host := row{Name: "CPU time of the kubelet in a second"}, row{Name: "CPU time of the whole host in a second"}
+	rss, private := report.Row{Name: "RSS of the kubelet", Goal: "≤ 45 MB"}, report.Row{Name: "private memory of the kubelet"}
+	own, host := report.Row{Name: "CPU time of the kubelet in a second"}, report.Row{Name: "CPU time of the whole host in a second"}
 	before, began := map[*agent][2]float64{}, time.Now()
 	for _, a := range agents {
 		before[a] = [2]float64{a.cpu(), usage.CPU(a.host)}
@@ -360,11 +361,11 @@ func resting(b *bench, agents []*agent) error {
 	}
 	seconds := time.Since(began).Seconds()
 	for _, a := range agents {
-		*a.side(&own), *a.side(&host) = one((a.cpu()-before[a][0])/seconds), one((usage.CPU(a.host)-before[a][1])/seconds)
+		*a.side(&own), *a.side(&host) = report.One((a.cpu()-before[a][0])/seconds), report.One((usage.CPU(a.host)-before[a][1])/seconds)
 		m := usage.Below(a.host.CgroupRoot + "/kubelet")
-		*a.side(&rss), *a.side(&private) = one(m.RSS/mib), one(m.Private/mib)
+		*a.side(&rss), *a.side(&private) = report.One(m.RSS/report.MiB), report.One(m.Private/report.MiB)
 	}
-	b.report.against("upstream", fmt.Sprintf("Kubelet: memory with %d pods at rest", nodeful), "MiB", rss, private)
-	b.report.against("upstream", fmt.Sprintf("Kubelet: %d pods at rest", nodeful), "ms", own, host)
+	b.report.Against("upstream", fmt.Sprintf("Kubelet: memory with %d pods at rest", nodeful), "MiB", rss, private)
+	b.report.Against("upstream", fmt.Sprintf("Kubelet: %d pods at rest", nodeful), "ms", own, host)
 	return nil
 }

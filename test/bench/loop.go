@@ -9,6 +9,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/test/bench/report"
 	"github.com/skiff-node/skiff/test/bench/usage"
 )
 
@@ -79,7 +80,7 @@ func repeat(b *bench, do func(into timings, i int) error) error {
 			continue
 		}
 		for name, samples := range into {
-			b.say("%-46s p50 %7.2f ms, min %7.2f, of %d", name, stats(samples).P50, stats(samples).Min, len(samples))
+			b.say("%-46s p50 %7.2f ms, min %7.2f, of %d", name, report.Stats(samples).P50, report.Stats(samples).Min, len(samples))
 		}
 		into, said = timings{}, time.Now()
 	}

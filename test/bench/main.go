@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/skiff-node/skiff/test/bench/report"
 )
 
 // parts are what can be chosen to be measured.
@@ -59,10 +61,10 @@ func run(o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	os.Setenv("SKIFF_BIN", o.bin) // where harness looks
-	r := &report{Machine: thisMachine()}
+	r := &report.Report{Machine: report.Here()}
 	b := newBench(ctx, r)
 	err := b.guard(func() error { return measure(b, o) })
-	r.Machine.LoadEnd = load()
+	r.Machine.LoadEnd = report.Load()
 	b.broken = err != nil && ctx.Err() == nil // then the ends of the daemons' logs are shown
 	left := b.close()
 	if ctx.Err() != nil && left == nil {
@@ -71,7 +73,7 @@ func run(o options) error {
 	if err = errors.Join(err, left); err != nil {
 		return err
 	}
-	return r.print(os.Stdout, o.output)
+	return r.Print(os.Stdout, o.output)
 }
 
 // measure runs each chosen part, in an order that leaves no other host busy.

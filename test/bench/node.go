@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/skiff-node/skiff/test/bench/report"
 	"github.com/skiff-node/skiff/test/bench/usage"
 	"github.com/skiff-node/skiff/test/harness"
 	"github.com/skiff-node/skiff/test/images"
@@ -49,12 +50,12 @@ func nodes(b *bench) error {
 		}
 	}
 	goals := map[string]string{rowNode: "≤ 800 ms", rowPod: "≤ 1000 ms"}
-	var rows []row
+	var rows []report.Row
 	for _, name := range []string{rowAPI, rowNode, rowPod, rowUp} {
-		rows = append(rows, row{Name: name, Skiff: stats(taken[name]), Goal: goals[name]})
+		rows = append(rows, report.Row{Name: name, Skiff: report.Stats(taken[name]), Goal: goals[name]})
 	}
-	b.report.add(fmt.Sprintf("From nothing, %d runs", nodeRounds), "ms", rows...)
-	b.report.add("Deployment", "ms", row{Name: rowScale, Skiff: stats(taken[rowScale]), Goal: "≤ 1500 ms"})
+	b.report.Add(fmt.Sprintf("From nothing, %d runs", nodeRounds), "ms", rows...)
+	b.report.Add("Deployment", "ms", report.Row{Name: rowScale, Skiff: report.Stats(taken[rowScale]), Goal: "≤ 1500 ms"})
 	return nil
 }
 
@@ -72,7 +73,7 @@ type node struct {
 func (n *node) reached(what string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.taken[what] = append(n.taken[what], millis(time.Since(n.began)))
+	n.taken[what] = append(n.taken[what], report.Millis(time.Since(n.began)))
 }
 
 // round starts a node, waits for its first pod, and takes it away. The first round measures memory and the Deployment.
@@ -84,7 +85,7 @@ func (n *node) round(first bool) error {
 	n.began = time.Now()
 	go func() {
 		_, err := n.host.Skiff("up", "--cgroup-root", n.host.CgroupRoot)
-		ended = millis(time.Since(n.began))
+		ended = report.Millis(time.Since(n.began))
 		if err != nil {
 			cancel()
 		}
@@ -258,7 +259,7 @@ func (n *node) steady() error {
 	if err := n.replicasReady(ctx, replicas); err != nil {
 		return fmt.Errorf("%d replicas: %w", replicas, err)
 	}
-	n.taken[rowScale] = append(n.taken[rowScale], millis(time.Since(began)))
+	n.taken[rowScale] = append(n.taken[rowScale], report.Millis(time.Since(began)))
 	return nil
 }
 
@@ -273,14 +274,14 @@ func (n *node) replicasReady(ctx context.Context, want int32) error {
 
 // memory reports each of the node's processes.
 func (n *node) memory() {
-	var rows []row
+	var rows []report.Row
 	rss, private := 0.0, 0.0
 	all := usage.Of(n.host)
 	for _, name := range []string{"skiff", "skiff-cri", "skiff-keeper"} {
 		m := all[name]
-		rows = append(rows, row{Name: name + ", RSS", Skiff: one(m.RSS / mib)}, row{Name: name + ", private", Skiff: one(m.Private / mib)})
+		rows = append(rows, report.Row{Name: name + ", RSS", Skiff: report.One(m.RSS / report.MiB)}, report.Row{Name: name + ", private", Skiff: report.One(m.Private / report.MiB)})
 		rss, private = rss+m.RSS, private+m.Private
 	}
-	rows = append(rows, row{Name: "whole node, RSS", Skiff: one(rss / mib), Goal: "≤ 220 MB"}, row{Name: "whole node, private", Skiff: one(private / mib)})
-	n.bench.report.add("Memory of the node, idle with one pod", "MiB", rows...)
+	rows = append(rows, report.Row{Name: "whole node, RSS", Skiff: report.One(rss / report.MiB), Goal: "≤ 220 MB"}, report.Row{Name: "whole node, private", Skiff: report.One(private / report.MiB)})
+	n.bench.report.Add("Memory of the node, idle with one pod", "MiB", rows...)
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/test/bench/report"
 	"github.com/skiff-node/skiff/test/bench/usage"
 	"github.com/skiff-node/skiff/test/harness"
 	"github.com/skiff-node/skiff/test/images"
@@ -193,12 +194,12 @@ func (p *peer) connect(b *bench, socket string) error {
 
 // idle waits for each server to settle and reads its memory, before its first pod.
 func idle(b *bench, peers []*peer) error {
-	var row row
+	var row report.Row
 	row.Name = "CRI server answers after"
 	for _, p := range peers {
-		*p.side(&row) = one(millis(p.ready))
+		*p.side(&row) = report.One(report.Millis(p.ready))
 	}
-	b.report.add("Start of the CRI server", "ms", row)
+	b.report.Add("Start of the CRI server", "ms", row)
 	if err := sleep(b.ctx, 2*time.Second); err != nil {
 		return err
 	}
@@ -218,7 +219,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // side is the field of a row that belongs to the peer.
-func (p *peer) side(r *row) **stat {
+func (p *peer) side(r *report.Row) **report.Stat {
 	if p.name == "skiff" {
 		return &r.Skiff
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/test/bench/report"
 	"github.com/skiff-node/skiff/test/bench/usage"
 )
 
@@ -32,7 +33,7 @@ func (p *peer) call(b *bench, into timings, what string, f func(context.Context)
 	if err := f(ctx); err != nil {
 		return fmt.Errorf("%s: %s: %w", p.name, what, err)
 	}
-	into[what] = append(into[what], millis(time.Since(began)))
+	into[what] = append(into[what], report.Millis(time.Since(began)))
 	return nil
 }
 
@@ -78,7 +79,7 @@ func (p *peer) up(b *bench, into timings, name string, profile runtimeapi.Securi
 		Metadata: &runtimeapi.ContainerMetadata{Name: "app"}, Image: &runtimeapi.ImageSpec{Image: appImage}, LogPath: "app.log",
 		Labels: map[string]string{"io.kubernetes.container.name": "app"},
 		Linux: &runtimeapi.LinuxContainerConfig{
-			Resources:       &runtimeapi.LinuxContainerResources{CpuShares: 102, CpuPeriod: 100000, CpuQuota: 50000, MemoryLimitInBytes: 64 * mib},
+			Resources:       &runtimeapi.LinuxContainerResources{CpuShares: 102, CpuPeriod: 100000, CpuQuota: 50000, MemoryLimitInBytes: 64 * report.MiB},
 			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: box.Linux.SecurityContext.NamespaceOptions, Seccomp: &runtimeapi.SecurityProfile{ProfileType: profile}},
 		},
 	}
@@ -100,7 +101,7 @@ func (p *peer) up(b *bench, into timings, name string, profile runtimeapi.Securi
 	if err := p.firstLine(b, p.host.Path(logs+"/app.log")); err != nil {
 		return out, fmt.Errorf("%s: the container's program writes nothing: %w", p.name, err)
 	}
-	into[firstLine] = append(into[firstLine], millis(time.Since(began)))
+	into[firstLine] = append(into[firstLine], report.Millis(time.Since(began)))
 	return out, nil
 }
 
@@ -177,14 +178,14 @@ func pods(b *bench, peers []*peer, runs int) error {
 	if err != nil {
 		return err
 	}
-	b.report.add(fmt.Sprintf("Pod start, image present, %d runs", runs), "ms",
+	b.report.Add(fmt.Sprintf("Pod start, image present, %d runs", runs), "ms",
 		line(peers, plain, callRun, ""), line(peers, plain, callCreate, ""), line(peers, plain, callStart, ""),
-		sum(peers, plain, row{Name: "all three", Goal: "≤ 30 ms"}, callRun, callCreate, callStart),
+		sum(peers, plain, report.Row{Name: "all three", Goal: "≤ 30 ms"}, callRun, callCreate, callStart),
 		line(peers, plain, firstLine, ""), line(peers, plain, cpuStart, ""),
-		sum(peers, filtered, row{Name: "all three, RuntimeDefault seccomp"}, callRun, callCreate, callStart))
-	b.report.add("Pod stop", "ms",
+		sum(peers, filtered, report.Row{Name: "all three, RuntimeDefault seccomp"}, callRun, callCreate, callStart))
+	b.report.Add("Pod stop", "ms",
 		line(peers, plain, callStop, ""), line(peers, plain, callStopBox, ""), line(peers, plain, callRemove, ""),
-		sum(peers, plain, row{Name: "all three", Goal: "≤ 25 ms"}, callStop, callStopBox, callRemove),
+		sum(peers, plain, report.Row{Name: "all three", Goal: "≤ 25 ms"}, callStop, callStopBox, callRemove),
 		line(peers, plain, cpuStop, ""))
 	if plain, err = execs(b, peers, unconfined); err != nil {
 		return err
@@ -192,22 +193,22 @@ func pods(b *bench, peers []*peer, runs int) error {
 	if filtered, err = execs(b, peers, confined); err != nil {
 		return err
 	}
-	b.report.add(fmt.Sprintf("Exec, %d runs", execRuns), "ms", line(peers, plain, callExec, "≤ 15 ms"), line(peers, plain, cpuExec, ""),
-		sum(peers, filtered, row{Name: callExec + ", RuntimeDefault seccomp"}, callExec))
+	b.report.Add(fmt.Sprintf("Exec, %d runs", execRuns), "ms", line(peers, plain, callExec, "≤ 15 ms"), line(peers, plain, cpuExec, ""),
+		sum(peers, filtered, report.Row{Name: callExec + ", RuntimeDefault seccomp"}, callExec))
 	return crowds(b, peers)
 }
 
 // line is the row of one kind of sample.
-func line(peers []*peer, taken map[*peer]timings, name, goal string) row {
-	r := row{Name: name, Goal: goal}
+func line(peers []*peer, taken map[*peer]timings, name, goal string) report.Row {
+	r := report.Row{Name: name, Goal: goal}
 	for _, p := range peers {
-		*p.side(&r) = stats(taken[p][name])
+		*p.side(&r) = report.Stats(taken[p][name])
 	}
 	return r
 }
 
 // sum adds up kinds of samples run by run.
-func sum(peers []*peer, taken map[*peer]timings, r row, names ...string) row {
+func sum(peers []*peer, taken map[*peer]timings, r report.Row, names ...string) report.Row {
 	for _, p := range peers {
 		sums := make([]float64, len(taken[p][names[0]]))
 		for _, name := range names {
@@ -215,7 +216,7 @@ func sum(peers []*peer, taken map[*peer]timings, r row, names ...string) row {
 				sums[i] += v
 			}
 		}
-		*p.side(&r) = stats(sums)
+		*p.side(&r) = report.Stats(sums)
 	}
 	return r
 }
@@ -279,11 +280,11 @@ const (
 
 // crowds starts many pods at once on each server, reads the memory, and stops them.
 func crowds(b *bench, peers []*peer) error {
-	up := row{Name: fmt.Sprintf("start %d pods, %d clients", crowd, clients)}
-	down := row{Name: fmt.Sprintf("stop and remove them, %d clients", clients)}
-	perPod := row{Name: fmt.Sprintf("private memory per running pod, of %d", crowd), Goal: "≤ 0.2 MiB"}
-	shims := row{Name: "of it processes per pod (shim, pause)"}
-	var rows []row
+	up := report.Row{Name: fmt.Sprintf("start %d pods, %d clients", crowd, clients)}
+	down := report.Row{Name: fmt.Sprintf("stop and remove them, %d clients", clients)}
+	perPod := report.Row{Name: fmt.Sprintf("private memory per running pod, of %d", crowd), Goal: "≤ 0.2 MiB"}
+	shims := report.Row{Name: "of it processes per pod (shim, pause)"}
+	var rows []report.Row
 	for _, p := range peers {
 		b.say("%d pods at once on %s", crowd, p.name)
 		before := usage.Overhead(usage.Of(p.host))
@@ -295,7 +296,7 @@ func crowds(b *bench, peers []*peer) error {
 		if err != nil {
 			return err
 		}
-		*p.side(&up) = one(millis(took))
+		*p.side(&up) = report.One(report.Millis(took))
 		if err := sleep(b.ctx, 2*time.Second); err != nil {
 			return err
 		}
@@ -303,18 +304,18 @@ func crowds(b *bench, peers []*peer) error {
 		if n := with["app"].Processes; n != crowd {
 			return fmt.Errorf("%s: %d of %d pods run", p.name, n, crowd)
 		}
-		*p.side(&perPod) = one((usage.Overhead(with) - before) / crowd / mib)
-		*p.side(&shims) = one(perPodProcesses(with) / mib)
+		*p.side(&perPod) = report.One((usage.Overhead(with) - before) / crowd / report.MiB)
+		*p.side(&shims) = report.One(perPodProcesses(with) / report.MiB)
 		took, err = parallel(func(i int) error { return p.down(b, timings{}, all[i]) })
 		if err != nil {
 			return err
 		}
-		*p.side(&down) = one(millis(took))
+		*p.side(&down) = report.One(report.Millis(took))
 		rows = append(rows, idleRows(p)...)
 	}
-	b.report.add("Many pods", "ms", up, down)
-	rows = append([]row{perPod, shims}, rows...)
-	b.report.add("Memory of the CRI server", "MiB", rows...)
+	b.report.Add("Many pods", "ms", up, down)
+	rows = append([]report.Row{perPod, shims}, rows...)
+	b.report.Add("Memory of the CRI server", "MiB", rows...)
 	return nil
 }
 
@@ -330,14 +331,14 @@ func perPodProcesses(m map[string]usage.Memory) float64 {
 }
 
 // idleRows reports what the server's processes took before the first pod.
-func idleRows(p *peer) []row {
-	all := row{Name: "idle, " + p.name + ", RSS of all processes"}
-	private := row{Name: "idle, " + p.name + ", private of all processes"}
-	*p.side(&all), *p.side(&private) = one(usage.Total(p.idle)/mib), one(usage.Overhead(p.idle)/mib)
+func idleRows(p *peer) []report.Row {
+	all := report.Row{Name: "idle, " + p.name + ", RSS of all processes"}
+	private := report.Row{Name: "idle, " + p.name + ", private of all processes"}
+	*p.side(&all), *p.side(&private) = report.One(usage.Total(p.idle)/report.MiB), report.One(usage.Overhead(p.idle)/report.MiB)
 	if p.name == "skiff" {
 		all.Goal = "≤ 40 MiB"
 	}
-	return []row{all, private}
+	return []report.Row{all, private}
 }
 
 // parallel runs f for each pod of the crowd, by so many clients at once.

@@ -7,19 +7,20 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-node/skiff/test/bench/report"
 	"github.com/skiff-node/skiff/test/images"
 )
 
 const (
 	pullLayers = 8
-	pullSize   = 16 * mib
+	pullSize   = 16 * report.MiB
 	pullRounds = 3
 )
 
 // pulls fetches and unpacks one image after the other from a registry in this process, each of layers that the server
 // has never seen, and removes it again.
 func pulls(b *bench, peers []*peer) error {
-	b.say("making images of %d layers of %d MiB", pullLayers, pullSize/mib)
+	b.say("making images of %d layers of %d MiB", pullLayers, pullSize/report.MiB)
 	set, err := images.Layers(pullLayers, pullSize, 1, 2, 3)
 	if err != nil {
 		return err
@@ -58,11 +59,11 @@ func pulls(b *bench, peers []*peer) error {
 			}
 		}
 	}
-	r := row{Name: fmt.Sprintf("pull and unpack %d × %d MiB, %d images", pullLayers, pullSize/mib, pullRounds), Goal: "≤ 900 ms"}
+	r := report.Row{Name: fmt.Sprintf("pull and unpack %d × %d MiB, %d images", pullLayers, pullSize/report.MiB, pullRounds), Goal: "≤ 900 ms"}
 	for _, p := range peers {
-		*p.side(&r) = stats(taken[p]["PullImage"])
+		*p.side(&r) = report.Stats(taken[p]["PullImage"])
 	}
-	b.report.add("Pull", "ms", r)
+	b.report.Add("Pull", "ms", r)
 	return nil
 }
 

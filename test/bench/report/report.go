@@ -1,11 +1,11 @@
-package main
+// Package report holds what the bench has found and prints it.
+package report
 
 import (
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// report is everything a run has found.
-type report struct {
-	Machine  machine   `json:"machine"`
+// Report is everything a run has found.
+type Report struct {
+	Machine  Machine   `json:"machine"`
 	Versions []string  `json:"versions"`
-	Sections []section `json:"sections"`
+	Sections []Section `json:"sections"`
 }
 
-// machine is where the run took place.
-type machine struct {
+// Machine is where the run took place.
+type Machine struct {
 	Cores     int       `json:"cores"`
 	Memory    float64   `json:"memoryGiB"`
 	Kernel    string    `json:"kernel"`
@@ -32,8 +32,9 @@ type machine struct {
 	LoadEnd   string    `json:"loadAverageAtEnd"`
 }
 
-func thisMachine() machine {
-	m := machine{Cores: runtime.NumCPU(), Date: time.Now().UTC().Truncate(time.Second), LoadStart: load()}
+// Here is this machine, at the start of a run.
+func Here() Machine {
+	m := Machine{Cores: runtime.NumCPU(), Date: time.Now().UTC().Truncate(time.Second), LoadStart: Load()}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
@@ -45,62 +46,67 @@ func thisMachine() machine {
 	return m
 }
 
-// load is the load average of the last minute.
-func load() string {
+// Load is the load average of the last minute.
+func Load() string {
 	raw, _ := os.ReadFile("/proc/loadavg")
 	first, _, _ := strings.Cut(string(raw), " ")
 	return first
 }
 
-// section is one table.
-type section struct {
+// Section is one table.
+type Section struct {
 	Title string `json:"title"`
 	Unit  string `json:"unit"`
 	Peer  string `json:"peer"` // what skiff is compared with
-	Rows  []row  `json:"rows"`
+	Rows  []Row  `json:"rows"`
 }
 
-// row is one measured thing. A nil side was not measured.
-type row struct {
+// Row is one measured thing. A nil side was not measured.
+type Row struct {
 	Name  string `json:"name"`
-	Skiff *stat  `json:"skiff,omitempty"`
-	Peer  *stat  `json:"peer,omitempty"`
+	Skiff *Stat  `json:"skiff,omitempty"`
+	Peer  *Stat  `json:"peer,omitempty"`
 	Goal  string `json:"goal,omitempty"`
 }
 
-// stat sums up the samples of one thing: nearest-rank percentiles.
-type stat struct {
+// Stat sums up the samples of one thing: nearest-rank percentiles.
+type Stat struct {
 	N   int     `json:"n"`
 	P50 float64 `json:"p50"`
 	P90 float64 `json:"p90"`
 	Min float64 `json:"min"`
 }
 
-func stats(samples []float64) *stat {
+// Stats sums up samples; nil when there are none.
+func Stats(samples []float64) *Stat {
 	if len(samples) == 0 {
 		return nil
 	}
 	s := slices.Clone(samples)
 	slices.Sort(s)
 	rank := func(p int) float64 { return s[(len(s)*p+99)/100-1] }
-	return &stat{N: len(s), P50: rank(50), P90: rank(90), Min: s[0]}
+	return &Stat{N: len(s), P50: rank(50), P90: rank(90), Min: s[0]}
 }
 
-func one(v float64) *stat { return stats([]float64{v}) }
+// One is a single sample.
+func One(v float64) *Stat { return Stats([]float64{v}) }
 
-func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+// Millis is a duration in milliseconds.
+func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-const mib = 1 << 20
+// MiB in bytes.
+const MiB = 1 << 20
 
-// add adds a table that compares with containerd.
-func (r *report) add(title, unit string, rows ...row) { r.against("containerd", title, unit, rows...) }
+// Add adds a table that compares with containerd.
+func (r *Report) Add(title, unit string, rows ...Row) { r.Against("containerd", title, unit, rows...) }
 
-// against adds a table that compares with something else.
-func (r *report) against(peer, title, unit string, rows ...row) {
-	r.Sections = append(r.Sections, section{title, unit, peer, rows})
+// Against adds a table that compares with something else.
+func (r *Report) Against(peer, title, unit string, rows ...Row) {
+	r.Sections = append(r.Sections, Section{title, unit, peer, rows})
 }
 
-func (r *report) print(w io.Writer, format string) error {
+// Print prints it as a table, as markdown or as json.
+func (r *Report) Print(w io.Writer, format string) error {
 	switch format {
 	case "json":
 		e := json.NewEncoder(w)
@@ -129,15 +135,15 @@ func (r *report) print(w io.Writer, format string) error {
 	return nil
 }
 
-func (r *report) heading() string {
+func (r *Report) heading() string {
 	m := r.Machine
 	return fmt.Sprintf("%d cores, %.1f GiB, Linux %s; load average %s at start, %s at end; %s\n%s", m.Cores, m.Memory, m.Kernel, m.LoadStart, m.LoadEnd,
 		m.Date.Format("2006-01-02 15:04 MST"), strings.Join(r.Versions, "; "))
 }
 
-func (x row) cells() []string {
+func (x Row) cells() []string {
 	c := []string{x.Name, "", "", "", "", "", x.Goal}
-	for i, s := range []*stat{x.Skiff, x.Peer} {
+	for i, s := range []*Stat{x.Skiff, x.Peer} {
 		if s != nil {
 			c[1+2*i] = number(s.P50)
 		}
@@ -160,27 +166,4 @@ func number(v float64) string {
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	}
 	return strconv.FormatFloat(v, 'f', 2, 64)
-}
-
-// sizes reports the binaries.
-func sizes(b *bench, bin string) {
-	var rows []row
-	file := func(path string) *stat {
-		st, err := os.Stat(path)
-		if err != nil {
-			return nil
-		}
-		return one(float64(st.Size()) / mib)
-	}
-	for _, name := range []string{"skiff", "skiff-cri", "skiff-keeper", "skiff-kubelet", "skiff-cni"} {
-		if s := file(filepath.Join(bin, name)); s != nil {
-			rows = append(rows, row{Name: name, Skiff: s})
-		}
-	}
-	for _, path := range []string{"/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/sbin/runc"} {
-		if s := file(path); s != nil {
-			rows = append(rows, row{Name: filepath.Base(path), Peer: s})
-		}
-	}
-	b.report.add("Binaries", "MiB", rows...)
 }
