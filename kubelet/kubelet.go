@@ -192,7 +192,7 @@ func (k *Kubelet) newWorkers() error {
 	k.pool = worker.NewPool(wc)
 	k.census(k.pool, k.volumes.Manager)
 	k.source = source.New(source.Config{Client: k.client, NodeName: k.cfg.NodeName, NodeUID: k.nodeUID, Dir: c.StaticPodPath,
-		Period: c.FileCheckFrequency.Duration, URL: c.StaticPodURL, URLHeader: c.StaticPodURLHeader, URLPeriod: c.HTTPCheckFrequency.Duration, Sink: k.pool, Ready: func() { k.pool.Settled(); close(k.sourced) }, Log: k.log})
+		Period: c.FileCheckFrequency.Duration, URL: c.StaticPodURL, URLHeader: c.StaticPodURLHeader, URLPeriod: c.HTTPCheckFrequency.Duration, Sink: k.pool, Ready: func() { worker.Settled(k.pool); close(k.sourced) }, Log: k.log})
 	return nil
 }
 

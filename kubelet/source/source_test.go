@@ -208,3 +208,5 @@ type keeper chan *v1.Pod
 func (k keeper) Update(p *v1.Pod, _ bool) { k <- p }
 func (keeper) Remove(types.UID)           {}
 func (keeper) Wake(types.UID)             {}
+
+func (keeper) Static(string, string) types.UID { return "" }

@@ -107,7 +107,7 @@ func (pl *Pool) Update(p *v1.Pod, static bool) {
 	defer pl.mu.Unlock()
 	w := pl.workers[p.UID]
 	if w == nil {
-		if static && pl.named(p) != nil {
+		if static && named(pl.workers, p.Namespace, p.Name) != nil {
 			pl.waiting[p.Namespace+"/"+p.Name] = p
 			return
 		}
@@ -148,12 +148,12 @@ func (pl *Pool) Static(namespace, name string) types.UID {
 
 // Settled tells that the sources have told of all pods that there are: whatever a former kubelet left running is known, and a pod
 // that comes from now on is new.
-func (pl *Pool) Settled() { pl.settled.Store(true) }
+func Settled(pl *Pool) { pl.settled.Store(true) }
 
-// named finds a worker of a pod with that namespace and name.
-func (pl *Pool) named(p *v1.Pod) *worker {
-	for _, w := range pl.workers {
-		if w.pod.Name == p.Name && w.pod.Namespace == p.Namespace {
+// named finds a worker of a pod with that namespace and name; nil when there is none.
+func named(workers map[types.UID]*worker, namespace, name string) *worker {
+	for _, w := range workers {
+		if w.pod.Name == name && w.pod.Namespace == namespace {
 			return w
 		}
 	}

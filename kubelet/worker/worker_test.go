@@ -804,7 +804,7 @@ func TestEndsDuringAdmission(t *testing.T) {
 	reach(t, n, v1.PodRunning)
 	late := testPod("a")
 	late.UID, late.Name = "late", "late"
-	n.pool.Settled() // all pods of this runtime have the same containers
+	Settled(n.pool) // all pods of this runtime have the same containers
 	go n.pool.Update(late, false)
 	<-admitting
 	n.exit("a", 0)
