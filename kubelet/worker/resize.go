@@ -22,8 +22,8 @@ type resizing struct {
 	granted, actual resize.Allocation
 	// recalled are the IDs of the containers that actual tells of, as a kubelet before this one kept or reported it.
 	recalled map[string]string
-	// unsaved tells that granted or actual have changed since they were kept.
-	unsaved bool
+	// unsaved tells that granted or actual have changed since they were kept, kept that there is a record.
+	unsaved, kept bool
 	// pending is why what is desired is not granted, deferred since when that is because it has to wait.
 	pending  *report.Resize
 	deferred time.Time
@@ -82,7 +82,7 @@ func (w resizer) recall() {
 	if !ok {
 		return
 	}
-	r.granted, r.actual, r.recalled = resize.Of(p), resize.Allocation{}, map[string]string{}
+	r.granted, r.actual, r.recalled, r.kept = resize.Of(p), resize.Allocation{}, map[string]string{}, true
 	maps.Copy(r.granted, kept.Granted)
 	for name, has := range kept.Actual {
 		r.actual[name], r.recalled[name] = has.Resources, has.ID
@@ -90,10 +90,12 @@ func (w resizer) recall() {
 }
 
 // keep writes the record when it has changed. It comes before what it tells is reported, so that no kubelet after this one
-// finds less in the record than in the status. Nothing is kept of a pod of which nothing runs.
+// finds less in the record than in the status. Nothing is kept of a pod of which nothing runs, or that has asked for nothing: most
+// pods of some nodes, and the status says as much of them.
 func (w resizer) keep(o *pod.Observed) {
 	w.mu.Lock()
-	if !w.resize.unsaved || w.cfg.Records == nil || len(w.resize.actual) == 0 {
+	nothing := len(w.resize.actual) == 0 || (w.resize.actual.Empty() && w.resize.granted.Empty() && !w.resize.kept)
+	if !w.resize.unsaved || w.cfg.Records == nil || nothing {
 		w.mu.Unlock()
 		return
 	}
@@ -105,7 +107,7 @@ func (w resizer) keep(o *pod.Observed) {
 		}
 		s.Actual[name] = kept
 	}
-	w.resize.unsaved = false
+	w.resize.unsaved, w.resize.kept = false, true
 	uid := w.pod.UID
 	w.mu.Unlock()
 	if err := w.cfg.Records.Save(uid, s); err != nil {

@@ -298,3 +298,25 @@ func TestResizeKept(t *testing.T) {
 		}
 	})
 }
+
+// TestNothingKept: there is no record of a pod that asks for nothing.
+func TestNothingKept(t *testing.T) {
+	pods := t.TempDir()
+	for _, uid := range []string{"u", "sized"} {
+		if err := os.Mkdir(filepath.Join(pods, uid), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	records := record.Files(pods)
+	play(t, func(n *node) {
+		n.pool.cfg.Records = records
+		n.pool.Update(testPod("a"), false)
+		n.pool.Update(sized("sized", "500m", 1), false)
+		synctest.Wait()
+	})
+	for uid, want := range map[types.UID]bool{"u": false, "sized": true} {
+		if _, kept, err := records.Load(uid); err != nil || kept != want {
+			t.Errorf("%s: kept %v, %v", uid, kept, err)
+		}
+	}
+}

@@ -35,6 +35,16 @@ const Whole = pod.WholePod
 // Allocation is resources by container name.
 type Allocation map[string]v1.ResourceRequirements
 
+// Empty tells whether nothing is asked for and nothing bounded.
+func (a Allocation) Empty() bool {
+	for _, r := range a {
+		if len(r.Requests)+len(r.Limits)+len(r.Claims) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Of is what the spec of the pod desires.
 func Of(p *v1.Pod) Allocation {
 	a := Allocation{}

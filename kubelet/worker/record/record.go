@@ -2,7 +2,7 @@
 // (upstream's allocated_pods_state and actuated_pods_state), one file in each pod's directory, so that it goes with the pod.
 //
 // The API's status tells both as well, but only what was written there: a kubelet killed before, or while the API was away,
-// knows it from here. A pod without a file has never run under a kubelet that keeps one; then the status is believed.
+// knows it from here. A pod without a file asks for nothing, or has never run under a kubelet that keeps one; then the status is believed.
 package record
 
 import (
