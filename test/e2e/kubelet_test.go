@@ -268,9 +268,7 @@ func postStart(t *testing.T, h *harness.Host) {
 		_, err := os.Stat(volume + "begun")
 		return err == nil, fmt.Sprint(err)
 	})
-	if got := strings.TrimSpace(h.Kubectl("get", "pod", "slowly", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.reason}")); got != "Pending ContainerCreating" {
-		t.Errorf("while the hook runs: %q", got)
-	}
+	expect(t, h, "Pending ContainerCreating", "get", "pod", "slowly", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.reason}")
 	if err := os.WriteFile(volume+"go", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
