@@ -202,6 +202,9 @@ func TestUpstreamKubelet(t *testing.T) {
 	write(t, h, "/etc/kubernetes/manifests/web.yaml", web)
 	write(t, h, "/etc/kubernetes/manifests/counter.yaml", counter)
 	pod, counting := n.ready("web", 0), n.ready("counter", 0)
+	if c := pod.Status.ContainerStatuses[0]; c.Image != pod.Spec.Containers[0].Image || !strings.Contains(c.ImageID, "@sha256:") {
+		t.Errorf("the status says image %s, imageID %s; want the tag and a digest, as on containerd", c.Image, c.ImageID)
+	}
 
 	if body, err := n.exchange(pod.Status.PodIP + ":8080"); err != nil || strings.TrimSpace(body) != pod.Name {
 		t.Errorf("the server says %q, %v; want its host name %s", body, err, pod.Name)
