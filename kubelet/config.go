@@ -65,6 +65,8 @@ type Config struct {
 type Command struct {
 	// Flags are all of its flags, for /flagz; nil means those that say where the node stands.
 	Flags map[string]string
+	// RuntimeCgroups is the group of the container runtime, for statistics. Optional.
+	RuntimeCgroups string
 	// Verbosity sets how much Log tells while the kubelet runs, as klog counts (/debug/flags/v).
 	Verbosity func(level uint32)
 }

@@ -39,7 +39,7 @@ func (k *Kubelet) newGuard() error {
 	calls, store := k.runtime.CRI()
 	g := &guard{pool: k.pool, volumes: k.volumes.Manager}
 	var err error
-	if g.measured, err = stats.New(stats.Config{NodeName: k.cfg.NodeName, Root: k.cfg.RootDir, LogsDir: k.cfg.PodLogsDir, Runtime: calls, Images: store, Pods: k.pool.Pods, Volumes: k.volumes.Usage}); err != nil {
+	if g.measured, err = stats.New(stats.Config{NodeName: k.cfg.NodeName, Root: k.cfg.RootDir, LogsDir: k.cfg.PodLogsDir, Runtime: calls, Images: store, Pods: k.pool.Pods, Volumes: k.volumes.Usage, System: systemContainers(k)}); err != nil {
 		return err
 	}
 	event := func(kind, reason, message string) { k.events.Node(k.cfg.NodeName, kind, reason, message) }

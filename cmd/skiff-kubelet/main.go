@@ -103,6 +103,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&k.CertDir, "cert-dir", "", "directory of the certificates that the cluster signs for this node (default pki in --root-dir)")
 	f.StringVar(&k.CredentialProviderConfig, "image-credential-provider-config", "", "CredentialProviderConfig file, or a directory of them: plugins for registry credentials")
 	f.StringVar(&k.CredentialProviderDir, "image-credential-provider-bin-dir", "", "directory of those plugins")
+	f.StringVar(&k.Command.RuntimeCgroups, "runtime-cgroups", "", "cgroup of the container runtime, to be measured for /stats/summary")
 	f.StringVar(&o.lock.file, "lock-file", "", "wait until no other kubelet has a lock on this file")
 	f.BoolVar(&o.lock.yield, "exit-on-lock-contention", false, "end when another kubelet wants that lock")
 	idle(f)
@@ -111,7 +112,6 @@ func (o *options) register(f *pflag.FlagSet) {
 // idle registers flags of upstream that change nothing here, and say why when they are used.
 func idle(f *pflag.FlagSet) {
 	for name, why := range map[string]string{
-		"runtime-cgroups":                          "changes nothing: the runtime is measured where it is",
 		"housekeeping-interval":                    "changes nothing: containers are measured when somebody asks",
 		"minimum-container-ttl-duration":           "changes nothing: of each container the last run that ended is kept",
 		"maximum-dead-containers":                  "changes nothing: of each container the last run that ended is kept",

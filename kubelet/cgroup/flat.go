@@ -19,6 +19,8 @@ type Groups interface {
 	ResizePod(pod *v1.Pod, change func() error) error
 	RemovePod(ctx context.Context, uid types.UID) error
 	Retain(ctx context.Context, has func(types.UID) bool) error
+	// All is the path of the group of all pods.
+	All() string
 	// Version and Protected are for metrics.
 	Version() Version
 	Protected() (guaranteed, burstable int64)
@@ -36,10 +38,7 @@ func (f Flat) EnsureNode() error {
 	if f.cfg.Root == "/" {
 		return nil
 	}
-	group := f.cfg.Root
-	if f.units != nil {
-		group = expand(group)
-	}
+	group := f.All()
 	if !f.exists(group) {
 		return fmt.Errorf("cgroupRoot: cgroup %q does not exist", group)
 	}
@@ -47,6 +46,14 @@ func (f Flat) EnsureNode() error {
 		return fmt.Errorf("limit cgroup %q, cgroupRoot: %w", group, err)
 	}
 	return nil
+}
+
+// All is the group that the operator has made for pods; where there is none, the root.
+func (f Flat) All() string {
+	if f.units != nil {
+		return expand(f.cfg.Root)
+	}
+	return f.cfg.Root
 }
 
 // EnsurePod leaves the parent to the runtime.

@@ -91,6 +91,9 @@ func (m *Manager) Close() error {
 	return nil
 }
 
+// All is kubepods.
+func (m *Manager) All() string { return m.group() }
+
 // EnsureNode makes kubepods with the node's limits and the two tiers below it. It is idempotent.
 func (m *Manager) EnsureNode() error {
 	for group, limits := range m.cfg.Reserved {

@@ -31,6 +31,9 @@ func (c *Collector) summaryPage(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	if c.cfg.System != nil {
+		s.Node.SystemContainers = c.cfg.System()
+	}
 	if only, _ := strconv.ParseBool(r.URL.Query().Get("only_cpu_and_memory")); only {
 		s = cpuAndMemory(s)
 	} else {
@@ -48,7 +51,8 @@ func (c *Collector) summaryPage(w http.ResponseWriter, r *http.Request) {
 }
 
 func cpuAndMemory(s *v1alpha1.Summary) *v1alpha1.Summary {
-	out := &v1alpha1.Summary{Node: v1alpha1.NodeStats{NodeName: s.Node.NodeName, StartTime: s.Node.StartTime, CPU: s.Node.CPU, Memory: s.Node.Memory}}
+	out := &v1alpha1.Summary{Node: v1alpha1.NodeStats{NodeName: s.Node.NodeName, StartTime: s.Node.StartTime, CPU: s.Node.CPU, Memory: s.Node.Memory,
+		SystemContainers: s.Node.SystemContainers}}
 	out.Pods = []v1alpha1.PodStats{}
 	for _, p := range s.Pods {
 		q := v1alpha1.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, CPU: p.CPU, Memory: p.Memory, Containers: []v1alpha1.ContainerStats{}}

@@ -48,6 +48,8 @@ type Config struct {
 	// Volumes tells how full the volumes of a pod are. It is asked for the summary and for the kubelet's own metrics only.
 	// May be nil.
 	Volumes func(ctx context.Context, uid types.UID) []v1alpha1.VolumeStats
+	// System measures groups of the machine that are no pod's own, for the summary only. May be nil.
+	System func() []v1alpha1.ContainerStats
 }
 
 // Collector measures when asked. It is safe for concurrent use.

@@ -104,6 +104,9 @@ defaultPodSysctls: {net.core.somaxconn: "777"}
 	if out := h.Kubectl("get", "--raw", "/api/v1/nodes/"+h.Name+"/proxy/stats/summary"); !strings.Contains(out, `"workingSetBytes"`) || !strings.Contains(out, `"name": "a"`) {
 		t.Errorf("statistics: %s", out)
 	}
+	if out := h.Kubectl("get", "--raw", "/api/v1/nodes/"+h.Name+"/proxy/stats/summary?only_cpu_and_memory=true"); !strings.Contains(out, `"name": "kubelet"`) {
+		t.Errorf("the kubelet's own group is not measured: %s", out)
+	}
 	manifest(t, h, fmt.Sprintf(sleeper, "b", h.Name, "{requests: {ephemeral-storage: 1Ki}}"))
 	harness.Eventually(t, 30*time.Second, "a pod that asks for storage is not taken in", func() (bool, string) {
 		got := h.Kubectl("get", "pod", "b", "-o", "jsonpath={.status.phase} {.status.reason}")
