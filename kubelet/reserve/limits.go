@@ -53,6 +53,7 @@ func unreserved(c *kubeletconfig.KubeletConfiguration, capacity v1.ResourceList)
 // What can be throttled is always bounded; memory and processes only without "compressible".
 func GroupLimits(c *kubeletconfig.KubeletConfiguration) map[string]cgroup.Limits {
 	out := map[string]cgroup.Limits{}
+	protected := configuration.Gates(c.FeatureGates)["MemoryQoS"].Enabled // what is reserved is not reclaimed (KEP-2570)
 	for _, r := range []struct {
 		group      string
 		reserved   map[string]string
@@ -73,6 +74,9 @@ func GroupLimits(c *kubeletconfig.KubeletConfiguration) map[string]cgroup.Limits
 		if q, ok := quantity(r.reserved, v1.ResourceMemory); ok && all {
 			bytes := q.Value()
 			l.Memory = &bytes
+			if protected {
+				l.Min = &bytes
+			}
 		}
 		if q, ok := quantity(r.reserved, "pid"); ok && all {
 			pids := q.Value()

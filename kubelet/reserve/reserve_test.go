@@ -66,7 +66,12 @@ systemReservedCgroup: /system
 systemReserved: {cpu: 500m, memory: 1Gi, pid: "100"}
 kubeReservedCgroup: /kube
 kubeReserved: {cpu: "1", memory: 1Gi}`))
-	if s, k := got["/system"], got["/kube"]; len(got) != 2 || *s.Shares != 512 || *s.Memory != 1<<30 || *s.Pids != 100 || *k.Shares != 1024 || k.Memory != nil {
+	if s, k := got["/system"], got["/kube"]; len(got) != 2 || *s.Shares != 512 || *s.Memory != 1<<30 || *s.Min != 1<<30 || *s.Pids != 100 || *k.Shares != 1024 ||
+		k.Memory != nil || k.Min != nil {
 		t.Errorf("%+v", got)
+	}
+	got = GroupLimits(conf(t, "featureGates: {MemoryQoS: false}\nenforceNodeAllocatable: [kube-reserved]\nkubeReservedCgroup: /kube\nkubeReserved: {memory: 1Gi}"))
+	if k := got["/kube"]; *k.Memory != 1<<30 || k.Min != nil {
+		t.Errorf("without MemoryQoS: %+v", got)
 	}
 }
