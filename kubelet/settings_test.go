@@ -10,49 +10,33 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/client-go/rest"
-	kubeletconfig "k8s.io/kubelet/config/v1beta1"
-	"sigs.k8s.io/yaml"
 
-	"github.com/skiff-node/skiff/kubelet/configuration"
+	"github.com/skiff-node/skiff/kubelet/configuration/configurationtest"
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
 )
 
-// conf is a complete configuration with these lines in it.
-func conf(t *testing.T, lines string) *kubeletconfig.KubeletConfiguration {
-	t.Helper()
-	c := &kubeletconfig.KubeletConfiguration{}
-	if err := yaml.UnmarshalStrict([]byte(lines), c); err != nil {
-		t.Fatal(err)
-	}
-	c, err := configuration.Complete(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
 func TestShutdownGroups(t *testing.T) {
-	if g := shutdownGroups(conf(t, "")); g != nil {
+	if g := shutdownGroups(configurationtest.With(t, "")); g != nil {
 		t.Errorf("%v", g)
 	}
-	g := shutdownGroups(conf(t, "shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s"))
+	g := shutdownGroups(configurationtest.With(t, "shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s"))
 	if fmt.Sprint(g) != "[{0 20s} {2000000000 10s}]" {
 		t.Errorf("%v", g)
 	}
-	g = shutdownGroups(conf(t, "shutdownGracePeriodByPodPriority: [{priority: 7, shutdownGracePeriodSeconds: 3}]"))
+	g = shutdownGroups(configurationtest.With(t, "shutdownGracePeriodByPodPriority: [{priority: 7, shutdownGracePeriodSeconds: 3}]"))
 	if fmt.Sprint(g) != "[{7 3s}]" {
 		t.Errorf("%v", g)
 	}
 }
 
 func TestMaxPods(t *testing.T) {
-	if n := maxPods(conf(t, ""), 4); n != 110 {
+	if n := maxPods(configurationtest.With(t, ""), 4); n != 110 {
 		t.Error(n)
 	}
-	if n := maxPods(conf(t, "podsPerCore: 10"), 4); n != 40 {
+	if n := maxPods(configurationtest.With(t, "podsPerCore: 10"), 4); n != 40 {
 		t.Error(n)
 	}
-	if n := maxPods(conf(t, "podsPerCore: 100"), 4); n != 110 {
+	if n := maxPods(configurationtest.With(t, "podsPerCore: 100"), 4); n != 110 {
 		t.Error(n)
 	}
 }
@@ -80,14 +64,14 @@ func TestProtectKernelDefaults(t *testing.T) {
 }
 
 func TestRates(t *testing.T) {
-	rc := eventConfig(&rest.Config{QPS: -1}, conf(t, ""))
+	rc := eventConfig(&rest.Config{QPS: -1}, configurationtest.With(t, ""))
 	if rc.QPS != 50 || rc.Burst != 100 {
 		t.Errorf("events: %v %v", rc.QPS, rc.Burst)
 	}
-	if rc = eventConfig(&rest.Config{}, conf(t, "eventRecordQPS: 0")); rc.QPS != -1 {
+	if rc = eventConfig(&rest.Config{}, configurationtest.With(t, "eventRecordQPS: 0")); rc.QPS != -1 {
 		t.Errorf("events without limit: %v", rc.QPS)
 	}
-	if pullRate(conf(t, "")) != 0 || pullRate(conf(t, "registryPullQPS: 3")) != 3 {
+	if pullRate(configurationtest.With(t, "")) != 0 || pullRate(configurationtest.With(t, "registryPullQPS: 3")) != 3 {
 		t.Error("pulls")
 	}
 }
@@ -96,7 +80,7 @@ func TestRates(t *testing.T) {
 // some is not taken in.
 func TestStorageNotCounted(t *testing.T) {
 	for lines, counted := range map[string]bool{"": true, "localStorageCapacityIsolation: false": false} {
-		cfg := &Config{Configuration: conf(t, lines), RootDir: t.TempDir(), NodeIPs: []string{"192.0.2.1"}}
+		cfg := &Config{Configuration: configurationtest.With(t, lines), RootDir: t.TempDir(), NodeIPs: []string{"192.0.2.1"}}
 		m, err := readMachine(cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +28,7 @@ import (
 
 	"github.com/skiff-node/skiff/kubelet/dra/dratest"
 	"github.com/skiff-node/skiff/kubelet/plugin"
+	"github.com/skiff-node/skiff/kubelet/whole/wholetest"
 )
 
 const driverName = "gadget.example.org"
@@ -500,10 +500,7 @@ func TestSlowDisk(t *testing.T) {
 	b.driver(dratest.Options{Name: driverName})
 	p := b.pod("p", `spec: {resourceClaims: [{name: x, resourceClaimName: a}], containers: [{name: main}]}`)
 	b.claim("a", []string{driverName}, p)
-	fifo := filepath.Join(b.dir, ".dra_manager_state") // to be written and renamed; opening it waits for a reader
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	release := wholetest.Hold(t, filepath.Join(b.dir, "dra_manager_state"))
 	prepared := make(chan error)
 	go func() { prepared <- b.node.Prepare(context.Background(), p) }()
 	free := make(chan bool)
@@ -513,18 +510,8 @@ func TestSlowDisk(t *testing.T) {
 		}
 		close(free)
 	}()
-	select {
-	case <-free:
-	case <-prepared:
-		t.Error("prepared before it was noted")
-	case <-time.After(20 * time.Second):
-		t.Error("what is in memory waits for the disk")
-	}
-	r, err := os.OpenFile(fifo, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	wholetest.Free(t, free, prepared)
+	release()
 	if err := <-prepared; err != nil {
 		t.Error(err)
 	}

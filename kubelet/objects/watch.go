@@ -9,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,66 +31,51 @@ type accessor struct {
 	watch func(ctx context.Context, resourceVersion string) (watch.Interface, error)
 }
 
-// access returns the accessor of ref. Lists are of one object and consistent (no resource version is given), so that
-// a pod created right after its ConfigMap finds it.
+// access returns the accessor of ref.
 func access(client kubernetes.Interface, ref Ref) accessor {
-	only := fields.OneTermEqualSelector("metadata.name", ref.Name).String()
+	if ref.Kind == ConfigMap {
+		return accessorOf(client.CoreV1().ConfigMaps(ref.Namespace), ref.Name)
+	}
+	return accessorOf(client.CoreV1().Secrets(ref.Namespace), ref.Name)
+}
+
+// reader is what a client of a kind reads objects by.
+type reader[O, L any] interface {
+	Get(ctx context.Context, name string, opts metav1.GetOptions) (O, error)
+	List(ctx context.Context, opts metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error)
+}
+
+// list is a kind's list of objects.
+type list interface {
+	runtime.Object
+	metav1.ListInterface
+}
+
+// accessorOf reads the object of that name. Lists are of one object and consistent (no resource version is given), so that a pod created
+// right after its ConfigMap finds it.
+func accessorOf[O runtime.Object, L list](api reader[O, L], name string) accessor {
 	options := func(rv string) metav1.ListOptions {
+		only := fields.OneTermEqualSelector("metadata.name", name).String()
 		return metav1.ListOptions{FieldSelector: only, ResourceVersion: rv, AllowWatchBookmarks: rv != ""}
 	}
-	if ref.Kind == ConfigMap {
-		api := client.CoreV1().ConfigMaps(ref.Namespace)
-		return accessor{
-			get: func(ctx context.Context) (runtime.Object, error) { return api.Get(ctx, ref.Name, metav1.GetOptions{}) },
-			list: func(ctx context.Context) (runtime.Object, string, error) {
-				l, err := api.List(ctx, options(""))
-				if err != nil || len(l.Items) == 0 {
-					return nil, rvOf(l), err
-				}
-				return named(l.Items, ref.Name, func(o *v1.ConfigMap) string { return o.Name }), l.ResourceVersion, nil
-			},
-			watch: func(ctx context.Context, rv string) (watch.Interface, error) { return api.Watch(ctx, options(rv)) },
-		}
-	}
-	api := client.CoreV1().Secrets(ref.Namespace)
 	return accessor{
-		get: func(ctx context.Context) (runtime.Object, error) { return api.Get(ctx, ref.Name, metav1.GetOptions{}) },
-		list: func(ctx context.Context) (runtime.Object, string, error) {
+		get: func(ctx context.Context) (runtime.Object, error) { return api.Get(ctx, name, metav1.GetOptions{}) },
+		list: func(ctx context.Context) (found runtime.Object, rv string, err error) {
 			l, err := api.List(ctx, options(""))
-			if err != nil || len(l.Items) == 0 {
-				return nil, rvOf(l), err
+			if err != nil {
+				return nil, "", err
 			}
-			return named(l.Items, ref.Name, func(o *v1.Secret) string { return o.Name }), l.ResourceVersion, nil
+			err = meta.EachListItem(l, func(obj runtime.Object) error {
+				if o, ok := obj.(metav1.Object); ok && o.GetName() == name { // a server that ignores field selectors sends more than one
+					found = obj
+				}
+				return nil
+			})
+			return found, l.GetResourceVersion(), err
 		},
 		watch: func(ctx context.Context, rv string) (watch.Interface, error) { return api.Watch(ctx, options(rv)) },
 	}
-}
-
-// named finds the item of that name; a server that ignores field selectors sends more than one.
-func named[T any, P interface {
-	*T
-	runtime.Object
-}](items []T, name string, nameOf func(P) string) runtime.Object {
-	for i := range items {
-		if nameOf(P(&items[i])) == name {
-			return P(&items[i])
-		}
-	}
-	return nil
-}
-
-func rvOf(l metav1.ListInterface) string {
-	switch l := l.(type) {
-	case *v1.ConfigMapList:
-		if l != nil {
-			return l.ResourceVersion
-		}
-	case *v1.SecretList:
-		if l != nil {
-			return l.ResourceVersion
-		}
-	}
-	return ""
 }
 
 // watcher keeps one object current until its context ends. It reports each version, nil for "does not exist", and

@@ -14,22 +14,8 @@ const minimumGrace = 2 * time.Second
 // sandboxes. A preStop hook runs at once in every container; only the signal waits for its turn.
 func (pl *planner) end() {
 	pl.acts.Cancel = pl.o.Busy
-	running := pl.runningByName()
-	for i := range pl.o.Containers {
-		c := &pl.o.Containers[i]
-		if !pl.o.Alive(c) {
-			continue
-		}
-		k, begun := pl.o.Kills[c.ID]
-		if !begun {
-			k = Kill{Message: "Stopping container " + c.Name}
-		}
-		if k.Deadline.IsZero() || pl.d.End.Deadline.Before(k.Deadline) {
-			k.Deadline = pl.d.End.Deadline
-		}
-		pl.kill(c, k, pl.turn(c.Name, running))
-	}
-	if len(running) > 0 || pl.o.Busy {
+	running := pl.stopAll("", pl.d.End)
+	if running || pl.o.Busy {
 		return
 	}
 	for _, s := range pl.o.Sandboxes {
@@ -40,16 +26,37 @@ func (pl *planner) end() {
 	pl.acts.Done = len(pl.acts.StopSandboxes) == 0
 }
 
+// stopAll stops whatever runs of the pod, each container in its turn, and tells whether anything does. By an end it is over at its deadline
+// at the latest.
+func (pl *planner) stopAll(cause Cause, by *End) bool {
+	running := pl.o.runningByName()
+	for i := range pl.o.Containers {
+		c := &pl.o.Containers[i]
+		if !pl.o.Alive(c) {
+			continue
+		}
+		k, begun := pl.o.Kills[c.ID]
+		if !begun {
+			k = Kill{Cause: cause, Message: "Stopping container " + c.Name}
+		}
+		if by != nil && (k.Deadline.IsZero() || by.Deadline.Before(k.Deadline)) {
+			k.Deadline = by.Deadline
+		}
+		pl.kill(c, k, pl.turn(c.Name, running))
+	}
+	return len(running) > 0
+}
+
 // Alive tells whether a process of the container may exist. One in state unknown counts until the runtime has stopped it.
 func (o *Observed) Alive(c *Container) bool {
 	return c.State == Running || (c.State == Unknown && o.Kills[c.ID].Stop != Over)
 }
 
-func (pl *planner) runningByName() map[string]bool {
+func (o *Observed) runningByName() map[string]bool {
 	running := map[string]bool{}
-	for i := range pl.o.Containers {
-		if pl.o.Alive(&pl.o.Containers[i]) {
-			running[pl.o.Containers[i].Name] = true
+	for i := range o.Containers {
+		if o.Alive(&o.Containers[i]) {
+			running[o.Containers[i].Name] = true
 		}
 	}
 	return running

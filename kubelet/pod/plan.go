@@ -75,19 +75,7 @@ func (pl *planner) renew(attempt uint32) {
 		pl.acts.Finished = true
 		return
 	}
-	running := pl.runningByName()
-	for i := range pl.o.Containers {
-		c := &pl.o.Containers[i]
-		if !pl.o.Alive(c) {
-			continue
-		}
-		k, begun := pl.o.Kills[c.ID]
-		if !begun {
-			k = Kill{Cause: CauseUnknown, Message: "Stopping container " + c.Name}
-		}
-		pl.kill(c, k, pl.turn(c.Name, running))
-	}
-	if len(running) > 0 {
+	if pl.stopAll(CauseUnknown, nil) {
 		return
 	}
 	for _, s := range pl.o.Sandboxes {

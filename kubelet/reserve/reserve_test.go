@@ -5,25 +5,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	kubeletconfig "k8s.io/kubelet/config/v1beta1"
-	"sigs.k8s.io/yaml"
 
-	"github.com/skiff-node/skiff/kubelet/configuration"
+	"github.com/skiff-node/skiff/kubelet/configuration/configurationtest"
 )
-
-// conf is a complete configuration with these lines in it.
-func conf(t *testing.T, lines string) *kubeletconfig.KubeletConfiguration {
-	t.Helper()
-	c := &kubeletconfig.KubeletConfiguration{}
-	if err := yaml.UnmarshalStrict([]byte(lines), c); err != nil {
-		t.Fatal(err)
-	}
-	c, err := configuration.Complete(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
 
 func TestHardThresholds(t *testing.T) {
 	for lines, want := range map[string]string{
@@ -31,7 +15,7 @@ func TestHardThresholds(t *testing.T) {
 		"evictionHard: {memory.available: 1Gi}": "1Gi ",
 		"evictionHard: {memory.available: 1Gi}\nmergeDefaultEvictionSettings: true": "1Gi 10%",
 	} {
-		got := HardThresholds(conf(t, lines))
+		got := HardThresholds(configurationtest.With(t, lines))
 		if s := got["memory.available"] + " " + got["nodefs.available"]; s != want {
 			t.Errorf("%q: %q, want %q", lines, s, want)
 		}
@@ -39,7 +23,7 @@ func TestHardThresholds(t *testing.T) {
 }
 
 func TestReservedSystemCPUs(t *testing.T) {
-	r, err := Read(conf(t, "reservedSystemCPUs: 0-1,3\nkubeReserved: {cpu: 100m, memory: 1Gi}"))
+	r, err := Read(configurationtest.With(t, "reservedSystemCPUs: 0-1,3\nkubeReserved: {cpu: 100m, memory: 1Gi}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,11 +40,11 @@ func TestNodeLimits(t *testing.T) {
 		"kubeReserved: {memory: 1Gi}\nsystemReserved: {cpu: 500m, pid: \"10\"}": {1536, 7 << 30},
 		"enforceNodeAllocatable: [none]\nkubeReserved: {memory: 1Gi}":           {2048, 8 << 30},
 	} {
-		if l := NodeLimits(conf(t, lines), capacity); *l.Shares != want[0] || *l.Memory != want[1] {
+		if l := NodeLimits(configurationtest.With(t, lines), capacity); *l.Shares != want[0] || *l.Memory != want[1] {
 			t.Errorf("%q: %d shares, %d bytes", lines, *l.Shares, *l.Memory)
 		}
 	}
-	got := GroupLimits(conf(t, `
+	got := GroupLimits(configurationtest.With(t, `
 enforceNodeAllocatable: [pods, system-reserved, kube-reserved-compressible]
 systemReservedCgroup: /system
 systemReserved: {cpu: 500m, memory: 1Gi, pid: "100"}

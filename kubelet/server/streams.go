@@ -77,25 +77,23 @@ func streamsOf(q url.Values) (streams, error) {
 }
 
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	o, err := streamsOf(r.URL.Query())
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	id := s.container(w, r)
-	if id == "" {
-		return
-	}
-	got, err := s.cfg.Runtime.Exec(r.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: r.URL.Query()["command"],
-		Stdin: o.stdin, Stdout: o.stdout, Stderr: o.stderr, Tty: o.tty})
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	s.splice(w, r, got.Url)
+	s.stream(w, r, func(id string, o streams) (string, error) {
+		got, err := s.cfg.Runtime.Exec(r.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: r.URL.Query()["command"],
+			Stdin: o.stdin, Stdout: o.stdout, Stderr: o.stderr, Tty: o.tty})
+		return got.GetUrl(), err
+	})
 }
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
+	s.stream(w, r, func(id string, o streams) (string, error) {
+		got, err := s.cfg.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{ContainerId: id,
+			Stdin: o.stdin, Stdout: o.stdout, Stderr: o.stderr, Tty: o.tty})
+		return got.GetUrl(), err
+	})
+}
+
+// stream asks the runtime where the streams of a container are to be had, and connects the request with them.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, ask func(container string, o streams) (url string, err error)) {
 	o, err := streamsOf(r.URL.Query())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -105,13 +103,12 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	if id == "" {
 		return
 	}
-	got, err := s.cfg.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{ContainerId: id,
-		Stdin: o.stdin, Stdout: o.stdout, Stderr: o.stderr, Tty: o.tty})
+	url, err := ask(id, o)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	s.splice(w, r, got.Url)
+	s.splice(w, r, url)
 }
 
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {

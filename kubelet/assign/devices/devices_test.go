@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/skiff-node/skiff/kubelet/assign/devices/checkpoint"
 	"github.com/skiff-node/skiff/kubelet/assign/devices/devicetest"
 	"github.com/skiff-node/skiff/kubelet/plugin"
+	"github.com/skiff-node/skiff/kubelet/whole/wholetest"
 )
 
 const gauge = "example.org/gauge"
@@ -324,10 +324,7 @@ func TestSlowDisk(t *testing.T) {
 	if err := w.save(); err != nil { // nothing is left to be written
 		t.Fatal(err)
 	}
-	fifo := filepath.Join(w.dir, "."+checkpoint.FileName) // to be written and renamed; opening it waits for a reader
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	release := wholetest.Hold(t, filepath.Join(w.dir, checkpoint.FileName))
 	given := make(chan error)
 	go func() { given <- w.allocate(testPod("q", container("c", 1))) }()
 	free := make(chan bool)
@@ -339,18 +336,8 @@ func TestSlowDisk(t *testing.T) {
 		w.Release("p")
 		close(free)
 	}()
-	select {
-	case <-free:
-	case <-given:
-		t.Error("given before it was noted")
-	case <-time.After(20 * time.Second):
-		t.Error("what is in memory waits for the disk")
-	}
-	r, err := os.OpenFile(fifo, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	wholetest.Free(t, free, given)
+	release()
 	if err := <-given; err != nil {
 		t.Error(err)
 	}

@@ -187,16 +187,25 @@ func (d node) NodeUnstageVolume(_ context.Context, r *csi.NodeUnstageVolumeReque
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
+// published is the volume if it is published at the path; that code says that it is not. The mutex is held.
+func (d node) published(id, path string, missing codes.Code) (*Volume, error) {
+	v := d.volumes[id]
+	if v == nil {
+		return nil, status.Error(codes.NotFound, errNoVolume.Error())
+	}
+	if _, ok := v.Published[path]; !ok {
+		return nil, d.refuse(status.Errorf(missing, "%s is not published at %s", id, path))
+	}
+	return v, nil
+}
+
 // NodeExpandVolume implements the node service.
 func (d node) NodeExpandVolume(_ context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	v := d.volumes[r.VolumeId]
-	if v == nil {
-		return nil, status.Error(codes.NotFound, errNoVolume.Error())
-	}
-	if _, ok := v.Published[r.VolumePath]; !ok {
-		return nil, d.refuse(status.Errorf(codes.FailedPrecondition, "%s is not published at %s", r.VolumeId, r.VolumePath))
+	v, err := d.published(r.VolumeId, r.VolumePath, codes.FailedPrecondition)
+	if err != nil {
+		return nil, err
 	}
 	v.Size = r.CapacityRange.GetRequiredBytes()
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: v.Size}, nil
@@ -206,12 +215,9 @@ func (d node) NodeExpandVolume(_ context.Context, r *csi.NodeExpandVolumeRequest
 func (d node) NodeGetVolumeStats(_ context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	v := d.volumes[r.VolumeId]
-	if v == nil {
-		return nil, status.Error(codes.NotFound, errNoVolume.Error())
-	}
-	if _, ok := v.Published[r.VolumePath]; !ok {
-		return nil, d.refuse(status.Errorf(codes.NotFound, "%s is not published at %s", r.VolumeId, r.VolumePath))
+	v, err := d.published(r.VolumeId, r.VolumePath, codes.NotFound)
+	if err != nil {
+		return nil, err
 	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
 		{Unit: csi.VolumeUsage_BYTES, Total: v.Size, Used: v.Size / 2, Available: v.Size - v.Size/2},
