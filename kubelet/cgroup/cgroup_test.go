@@ -400,3 +400,31 @@ func TestReserved(t *testing.T) {
 	start(Reserve{})
 	check("nothing reserved", "max", "max")
 }
+
+// TestLimitLater: pods that use more than all may have are no reason not to start; the limit is set once they do not.
+func TestLimitLater(t *testing.T) {
+	root := t.TempDir()
+	limit := filepath.Join(root, "kubepods/memory.max")
+	if err := os.MkdirAll(limit, 0o755); err != nil { // nothing can be written to it
+		t.Fatal(err)
+	}
+	m, err := New(Config{Layout: Layout{Version: V2, Trees: map[string]string{"cpu": root, "memory": root, "pids": root}, Roots: []string{root}},
+		Node: Limits{Memory: ptr(4096)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.EnsureNode(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(limit); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := m.EnsurePod(podOf("cpu=1", "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(limit); err != nil || string(got) != "4096" || m.tiers.open {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -23,6 +23,7 @@ type sums struct {
 type tiers struct {
 	shares            int64 // of the burstable tier
 	kept              [2]int64
+	open              bool  // kubepods could not be limited yet
 	burstable, others int64 // limits of memory of the Burstable and of the BestEffort pods; 0 when none was set
 }
 
@@ -43,17 +44,19 @@ func (r Reserve) limits(s sums) (burstable, bestEffort int64) {
 
 // ensureTiers makes kubepods and the tiers below it.
 func (m *Manager) ensureTiers() error {
-	all := m.cfg.Node
 	low, most := (*int64)(nil), (*int64)(nil)
 	if !m.cfg.Options.Tiered { // a former kubelet may have protected what pods request
-		all.Min, all.Low, low = ptr(0), ptr(0), ptr(0)
+		low = ptr(0)
 	}
 	if m.cfg.Reserve.Percent == 0 { // or have reserved it
 		most = ptr(Unlimited)
 	}
-	if err := m.ensure(m.group(), all); err != nil {
+	if err := m.ensure(m.group(), Limits{}); err != nil {
 		return fmt.Errorf("make the cgroup of all pods: %w", err)
 	}
+	m.mu.Lock()
+	m.limitAll()
+	m.mu.Unlock()
 	share := Limits{Shares: ptr(minShares), Low: low, Memory: most}
 	if m.exists(m.group(burstable)) {
 		share.Shares = nil // its pods may run: it keeps its weight until they are adopted
@@ -67,6 +70,19 @@ func (m *Manager) ensureTiers() error {
 	return nil
 }
 
+// limitAll gives all pods together what they may have. If they use more already, version 1 refuses it; then it is tried again as pods
+// come and go. m.mu is held.
+func (m *Manager) limitAll() {
+	all := m.cfg.Node
+	if !m.cfg.Options.Tiered {
+		all.Min, all.Low = ptr(0), ptr(0)
+	}
+	err := m.set(m.group(), all)
+	if m.tiers.open = err != nil; err != nil {
+		m.cfg.Log.Warn("all pods together could not be limited to what is theirs", "err", err)
+	}
+}
+
 // updateTiers gives the tiers what their pods ask for together. m.mu is held.
 func (m *Manager) updateTiers() {
 	var s sums
@@ -78,6 +94,9 @@ func (m *Manager) updateTiers() {
 			s.burstableBytes += p.memory
 			s.milliCPU += p.milliCPU
 		}
+	}
+	if m.tiers.open {
+		m.limitAll()
 	}
 	m.weighBurstable(s)
 	m.protect(s)
