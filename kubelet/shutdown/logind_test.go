@@ -1,10 +1,8 @@
 package shutdown
 
 import (
-	"bufio"
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +10,8 @@ import (
 
 	"github.com/godbus/dbus/v5"
 	"github.com/godbus/dbus/v5/prop"
+
+	"github.com/skiff-node/skiff/kubelet/cgroup/systemd/systemdtest"
 )
 
 // fakeLogind serves logind's and systemd's part on a bus of its own.
@@ -47,26 +47,9 @@ func (f *fakeLogind) KillUnit(unit, _ string, signal int32) *dbus.Error {
 // bus starts a message bus with a fake logind; the test is skipped where there is no dbus-daemon.
 func bus(t *testing.T) (*Bus, *fakeLogind) {
 	t.Helper()
-	daemon, err := exec.LookPath("dbus-daemon")
-	if err != nil {
-		t.Skip("no dbus-daemon on this machine")
-	}
-	dir := t.TempDir()
-	cmd := exec.Command(daemon, "--session", "--nofork", "--print-address=1", "--address=unix:path="+filepath.Join(dir, "bus"))
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	address = strings.TrimSpace(address)
+	dir, address := t.TempDir(), systemdtest.StartBus(t)
 	f := &fakeLogind{dir: dir}
+	var err error
 	if f.conn, err = dbus.Connect(address); err != nil {
 		t.Fatal(err)
 	}

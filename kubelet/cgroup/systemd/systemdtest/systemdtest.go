@@ -54,7 +54,7 @@ type Systemd struct {
 // dbus-daemon.
 func Start(t *testing.T, version, root string) *Systemd {
 	t.Helper()
-	s := &Systemd{Address: startBus(t), root: root, units: map[string]map[string]any{}, result: "done"}
+	s := &Systemd{Address: StartBus(t), root: root, units: map[string]map[string]any{}, result: "done"}
 	var err error
 	if s.conn, err = dbus.Connect(s.Address); err != nil {
 		t.Fatal(err)
@@ -74,7 +74,8 @@ func Start(t *testing.T, version, root string) *Systemd {
 	return s
 }
 
-func startBus(t *testing.T) (address string) {
+// StartBus starts a message bus that ends with the test. The test is skipped where there is no dbus-daemon.
+func StartBus(t *testing.T) (address string) {
 	t.Helper()
 	daemon, err := exec.LookPath("dbus-daemon")
 	if err != nil {
