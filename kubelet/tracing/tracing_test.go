@@ -235,7 +235,11 @@ func TestStreams(t *testing.T) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
 		conn.Close()
 	})
-	server := httptest.NewServer(p.Handler(mux, false))
+	traced, handled := p.Handler(mux, false), make(chan struct{}, 2)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		traced.ServeHTTP(w, r)
+		handled <- struct{}{}
+	}))
 	for path, want := range map[string]int{"/logs": http.StatusOK, "/exec": http.StatusSwitchingProtocols} {
 		resp, err := http.Get(server.URL + path)
 		if err != nil {
@@ -244,6 +248,7 @@ func TestStreams(t *testing.T) {
 		if resp.Body.Close(); resp.StatusCode != want {
 			t.Errorf("%s: %s", path, resp.Status)
 		}
+		<-handled // a server does not wait for a connection that was taken over
 	}
 	server.Close()
 	p.Close()
