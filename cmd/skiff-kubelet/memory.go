@@ -18,11 +18,11 @@ import (
 
 // A kubelet is on every node and does little most of the time, so its memory counts more than its processor time: garbage is
 // collected when the heap has grown by two fifths (Go's default: by as much again). When many pods come and go at once time
-// counts more: once a collection follows the one before quickly, the heap may grow to more, until the process comes to rest
-// and gives it back. GOGC in the environment overrules both.
+// counts more: once several collections have followed each other quickly, the heap may grow to more, until the process comes to rest
+// and gives it back, which takes two collections. GOGC in the environment overrules both.
 const (
 	gcPercent, busyPercent = 40, 250
-	quickly                = 500 * time.Millisecond
+	quickly, several       = 500 * time.Millisecond, 3
 )
 
 // A process is at rest when it has taken less than restful of processor time within a period. It gives memory back once after
@@ -65,6 +65,7 @@ type pace struct {
 	mu      sync.Mutex
 	percent int // 0 when it is not ours to say
 	last    time.Time
+	quick   int // collections that have followed the one before quickly, up to the last
 }
 
 // set lets the heap grow by so many percent. p.mu is held.
@@ -88,6 +89,7 @@ func (p *pace) calm() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.percent != 0 {
+		p.quick = 0
 		p.set(gcPercent)
 	}
 }
@@ -105,10 +107,13 @@ func (p *pace) follow() {
 func (p *pace) collected(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now.Sub(p.last) < quickly {
+	p.quick++
+	if now.Sub(p.last) >= quickly {
+		p.quick = 0
+	}
+	if p.last = now; p.quick >= several {
 		p.set(busyPercent)
 	}
-	p.last = now
 }
 
 // rest remembers how much processor time had been used at the last look, and when memory was last given back.

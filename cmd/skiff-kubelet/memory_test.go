@@ -96,7 +96,8 @@ func TestPace(t *testing.T) {
 	for i, step := range []struct {
 		after time.Duration
 		want  int
-	}{{quickly, gcPercent}, {quickly, gcPercent}, {quickly / 2, busyPercent}, {quickly, busyPercent}} {
+	}{{quickly, gcPercent}, {0, gcPercent}, {0, gcPercent}, {quickly, gcPercent}, {0, gcPercent}, {0, gcPercent}, {0, busyPercent},
+		{quickly, busyPercent}} {
 		now = now.Add(step.after)
 		if i == 0 {
 			p.set(gcPercent)
@@ -105,7 +106,9 @@ func TestPace(t *testing.T) {
 			t.Errorf("step %d: %d %%", i, p.percent)
 		}
 	}
-	if p.calm(); p.percent != gcPercent {
+	p.calm()
+	p.collected(now)
+	if p.collected(now); p.percent != gcPercent {
 		t.Errorf("at rest: %d %%", p.percent)
 	}
 	p.begin()
