@@ -54,7 +54,7 @@ kubeReserved: {cpu: "1", memory: 1Gi}`))
 		k.Memory != nil || k.Min != nil {
 		t.Errorf("%+v", got)
 	}
-	got = GroupLimits(conf(t, "featureGates: {MemoryQoS: false}\nenforceNodeAllocatable: [kube-reserved]\nkubeReservedCgroup: /kube\nkubeReserved: {memory: 1Gi}"))
+	got = GroupLimits(configurationtest.With(t, "featureGates: {MemoryQoS: false}\nenforceNodeAllocatable: [kube-reserved]\nkubeReservedCgroup: /kube\nkubeReserved: {memory: 1Gi}"))
 	if k := got["/kube"]; *k.Memory != 1<<30 || k.Min != nil {
 		t.Errorf("without MemoryQoS: %+v", got)
 	}
