@@ -163,7 +163,7 @@ func (k *Kubelet) newRuntime() error {
 	if err != nil || size.Value() <= 0 {
 		return fmt.Errorf("containerLogMaxSize: %q is no positive quantity", c.ContainerLogMaxSize)
 	}
-	rotator, err := rotate.New(rotate.Config{Runtime: calls, MaxSize: size.Value(), MaxFiles: int(*c.ContainerLogMaxFiles), Period: c.ContainerLogMonitorInterval.Duration, Log: k.log})
+	rotator, err := rotate.New(rotate.Config{Runtime: calls, Running: func() []string { return worker.Running(k.pool) }, MaxSize: size.Value(), MaxFiles: int(*c.ContainerLogMaxFiles), Period: c.ContainerLogMonitorInterval.Duration, Log: k.log})
 	if err != nil {
 		return err
 	}

@@ -19,10 +19,10 @@ import (
 // A kubelet is on every node and does little most of the time, so its memory counts more than its processor time: garbage is
 // collected when the heap has grown by two fifths (Go's default: by as much again). When many pods come and go at once time
 // counts more: once several collections have followed each other quickly, the heap may grow to more, until the process comes to rest
-// and gives it back, which takes two collections. GOGC in the environment overrules both.
+// and gives it back. GOGC in the environment overrules both.
 const (
-	gcPercent, busyPercent = 40, 250
-	quickly, several       = 500 * time.Millisecond, 3
+	gcPercent, busyPercent = 40, 100
+	quickly, several       = 500 * time.Millisecond, collections + 2
 )
 
 // A process is at rest when it has taken less than restful of processor time within a period. It gives memory back once after
@@ -31,6 +31,9 @@ const (
 	period    = 10 * time.Second
 	restful   = period / 100
 	laborious = 50 * time.Millisecond
+	// collections are made when memory is given back: pools of buffers are empty after two of them, and each halves stacks that are
+	// too large.
+	collections = 3
 )
 
 // thrifty makes this process take less memory: now, and whenever it comes to rest, as after its start or after many pods.
@@ -52,6 +55,9 @@ func thrifty(ctx context.Context) {
 			continue
 		}
 		p.calm()
+		for range collections {
+			runtime.GC()
+		}
 		debug.FreeOSMemory()
 		if err := unmapUnused(); err != nil {
 			slog.Debug("keep what is not needed of the program mapped", "err", err)

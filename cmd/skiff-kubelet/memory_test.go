@@ -92,23 +92,27 @@ func TestPace(t *testing.T) {
 	if p.percent != 0 {
 		t.Error("somebody else's choice was overruled")
 	}
+	p.set(gcPercent)
 	now := time.Now()
-	for i, step := range []struct {
-		after time.Duration
-		want  int
-	}{{quickly, gcPercent}, {0, gcPercent}, {0, gcPercent}, {quickly, gcPercent}, {0, gcPercent}, {0, gcPercent}, {0, busyPercent},
-		{quickly, busyPercent}} {
-		now = now.Add(step.after)
-		if i == 0 {
-			p.set(gcPercent)
-		}
-		if p.collected(now); p.percent != step.want {
-			t.Errorf("step %d: %d %%", i, p.percent)
+	for _, pause := range []time.Duration{quickly, quickly - 1} { // the second time they come quickly
+		for range several {
+			if now = now.Add(pause); p.percent != gcPercent {
+				t.Fatalf("%d %% too early, collections each %v", p.percent, pause)
+			}
+			p.collected(now)
 		}
 	}
+	if now = now.Add(quickly); p.percent != busyPercent {
+		t.Errorf("much work: %d %%", p.percent)
+	}
+	if p.collected(now); p.percent != busyPercent {
+		t.Errorf("less work: %d %%", p.percent)
+	}
 	p.calm()
-	p.collected(now)
-	if p.collected(now); p.percent != gcPercent {
+	for range collections + 1 { // as when memory is given back
+		p.collected(now)
+	}
+	if p.percent != gcPercent {
 		t.Errorf("at rest: %d %%", p.percent)
 	}
 	p.begin()

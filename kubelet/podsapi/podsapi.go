@@ -51,7 +51,7 @@ type Server struct {
 	cfg Config
 
 	mu       sync.Mutex
-	pods     map[types.UID]*v1.Pod // as last seen, with their statuses
+	pods     map[types.UID]*v1.Pod // as last seen while somebody watched, with their statuses
 	watchers map[*watcher]bool
 }
 
@@ -59,7 +59,7 @@ type Server struct {
 type watcher struct {
 	wake chan struct{} // capacity 1
 	news map[types.UID]bool
-	sent map[types.UID]*v1.Pod // of the stream alone
+	sent map[types.UID]*v1.Pod // as last sent; of the stream alone
 }
 
 // New makes a server.
@@ -67,12 +67,12 @@ func New(cfg Config) *Server {
 	return &Server{Statuses: cfg.Statuses, cfg: cfg, pods: map[types.UID]*v1.Pod{}, watchers: map[*watcher]bool{}}
 }
 
-// Set takes in a status, if it is news, and passes it on.
+// Set takes in a status and passes it on. As long as nobody watches nothing of it is kept.
 func (s *Server) Set(p *v1.Pod, st v1.PodStatus) {
 	s.mu.Lock()
-	old := s.pods[p.UID]
+	watched := len(s.watchers) > 0
 	s.mu.Unlock()
-	if old == nil || old.ResourceVersion != p.ResourceVersion || !equality.Semantic.DeepEqual(old.Status, st) {
+	if watched {
 		seen := *p // as versions of pods are never changed, the rest may be shared
 		st.DeepCopyInto(&seen.Status)
 		s.changed(p.UID, &seen)
@@ -185,7 +185,9 @@ func (s *Server) WatchPods(_ *api.WatchPodsRequest, stream grpc.ServerStreamingS
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.watchers, w)
+		if delete(s.watchers, w); len(s.watchers) == 0 {
+			clear(s.pods)
+		}
 	}()
 	for _, p := range s.list() {
 		if err := w.send(stream, p.UID, p); err != nil {
@@ -221,11 +223,11 @@ func (s *Server) take(w *watcher) map[types.UID]*v1.Pod {
 	return out
 }
 
-// send tells of a pod as it is now, nil when it is gone. One that came and went unseen is not told of.
+// send tells of a pod as it is now, nil when it is gone. One that came and went unseen is not told of, nor what has been told.
 func (w *watcher) send(stream grpc.ServerStreamingServer[api.WatchPodsEvent], uid types.UID, p *v1.Pod) error {
 	kind, before := api.EventType_ADDED, w.sent[uid]
 	switch {
-	case p == nil && before == nil:
+	case p == nil && before == nil, p != nil && before != nil && same(p, before):
 		return nil
 	case p == nil:
 		kind = api.EventType_DELETED
@@ -234,14 +236,18 @@ func (w *watcher) send(stream grpc.ServerStreamingServer[api.WatchPodsEvent], ui
 	case before != nil:
 		kind = api.EventType_MODIFIED
 	}
-	if kind == api.EventType_ADDED {
-		w.sent[uid] = &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace}}
+	if kind != api.EventType_DELETED {
+		w.sent[uid] = p
 	}
 	raw, err := encode(p)
 	if err != nil {
 		return err
 	}
 	return stream.Send(&api.WatchPodsEvent{Type: kind, Pod: raw})
+}
+
+func same(a, b *v1.Pod) bool {
+	return a.ResourceVersion == b.ResourceVersion && equality.Semantic.DeepEqual(a.Status, b.Status)
 }
 
 func encode(p *v1.Pod) ([]byte, error) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/pprof"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,13 +124,24 @@ func (s router) streams(mux *http.ServeMux) {
 	}
 }
 
+// profileRate is Go's default: one allocation of each 512 KiB is sampled.
+const profileRate = 512 << 10
+
+// profiles are those of the Go runtime. A process that does not sample its allocations begins to when somebody wants to see them.
+func profiles(w http.ResponseWriter, r *http.Request) {
+	if name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/"); runtime.MemProfileRate == 0 && (name == "heap" || name == "allocs") {
+		runtime.MemProfileRate = profileRate
+	}
+	pprof.Index(w, r)
+}
+
 // debug adds what reaches into the node and this process.
 func (s router) debug(mux *http.ServeMux) {
 	d := s.cfg.Debug
 	if d.NoProfiling {
 		mux.HandleFunc("/debug/pprof/", disabled("profiling endpoint is disabled."))
 	} else {
-		for path, h := range map[string]http.HandlerFunc{"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
+		for path, h := range map[string]http.HandlerFunc{"": profiles, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
 			mux.HandleFunc("/debug/pprof/"+path, only(h, http.MethodGet))
 		}
 	}

@@ -227,6 +227,9 @@ func (w *Writer) once(ctx context.Context, e *entry, p *v1.Pod, st *v1.PodStatus
 		return false, nil
 	}
 	base := newest(target, e.wrote)
+	if base == target {
+		e.wrote = nil // the source knows it by now
+	}
 	patch, err := Patch(base, st)
 	if err != nil || patch == nil {
 		return false, err
@@ -248,7 +251,7 @@ func newest(seen, wrote *v1.Pod) *v1.Pod {
 	if wrote == nil || wrote.UID != seen.UID {
 		return seen
 	}
-	if newer, err := compare(wrote.ResourceVersion, seen.ResourceVersion); err == nil && newer < 0 {
+	if newer, err := compare(wrote.ResourceVersion, seen.ResourceVersion); err == nil && newer <= 0 {
 		return seen
 	}
 	return wrote

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -49,6 +50,23 @@ func (pl *Pool) ResizeCensus() []metrics.Standing {
 		list = append(list, s)
 	}
 	return list
+}
+
+// Running are the IDs of the containers that run, as last seen.
+func Running(pl *Pool) []string {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	var ids []string
+	for _, w := range pl.workers {
+		w.mu.Lock()
+		for _, c := range slices.Concat(w.status.InitContainerStatuses, w.status.ContainerStatuses, w.status.EphemeralContainerStatuses) {
+			if c.State.Running != nil {
+				ids = append(ids, trimScheme(c.ContainerID))
+			}
+		}
+		w.mu.Unlock()
+	}
+	return ids
 }
 
 // patience is how long the pool may be busy, and stallPause how often it is looked meanwhile.

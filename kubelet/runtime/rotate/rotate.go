@@ -30,7 +30,6 @@ import (
 
 // Runtime is the part of CRI that rotation needs.
 type Runtime interface {
-	ListContainers(ctx context.Context, in *cri.ListContainersRequest, opts ...grpc.CallOption) (*cri.ListContainersResponse, error)
 	ContainerStatus(ctx context.Context, in *cri.ContainerStatusRequest, opts ...grpc.CallOption) (*cri.ContainerStatusResponse, error)
 	ReopenContainerLog(ctx context.Context, in *cri.ReopenContainerLogRequest, opts ...grpc.CallOption) (*cri.ReopenContainerLogResponse, error)
 }
@@ -38,6 +37,8 @@ type Runtime interface {
 // Config of a Rotator. All fields but Period are required.
 type Config struct {
 	Runtime Runtime
+	// Running are the IDs of the containers that run.
+	Running func() []string
 	// MaxSize of a log in bytes, and MaxFiles of one container, at least 2.
 	MaxSize  int64
 	MaxFiles int
@@ -70,25 +71,18 @@ func (r *Rotator) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-ticker.C:
-			if err := r.look(ctx, paths, now); err != nil && ctx.Err() == nil {
-				r.cfg.Log.Warn("cannot look after container logs", "err", err)
-			}
+			r.look(ctx, paths, now)
 		}
 	}
 }
 
 // look rotates what has grown too large.
-func (r *Rotator) look(ctx context.Context, paths map[string]string, now time.Time) error {
-	running := &cri.ContainerFilter{State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}}
-	resp, err := r.cfg.Runtime.ListContainers(ctx, &cri.ListContainersRequest{Filter: running})
-	if err != nil {
-		return fmt.Errorf("list containers: %w", err)
-	}
+func (r *Rotator) look(ctx context.Context, paths map[string]string, now time.Time) {
 	seen := map[string]bool{}
-	for _, c := range resp.Containers {
-		seen[c.Id] = true
-		if err := r.one(ctx, paths, c.Id, now); err != nil {
-			r.cfg.Log.Warn("cannot rotate container log", "container", c.Id, "err", err)
+	for _, id := range r.cfg.Running() {
+		seen[id] = true
+		if err := r.one(ctx, paths, id, now); err != nil && ctx.Err() == nil {
+			r.cfg.Log.Warn("cannot rotate container log", "container", id, "err", err)
 		}
 	}
 	for id := range paths {
@@ -96,7 +90,6 @@ func (r *Rotator) look(ctx context.Context, paths map[string]string, now time.Ti
 			delete(paths, id)
 		}
 	}
-	return nil
 }
 
 func (r *Rotator) one(ctx context.Context, paths map[string]string, id string, now time.Time) error {
