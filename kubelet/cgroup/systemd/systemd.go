@@ -175,7 +175,10 @@ func connect(address string) (*dbus.Conn, error) {
 		conn, err = dbus.Connect(address)
 	}
 	if err == nil {
-		return conn, conn.AddMatchSignal(removed...)
+		if err = conn.AddMatchSignal(removed...); err == nil {
+			return conn, nil
+		}
+		conn.Close()
 	}
 	if address != "" || os.Geteuid() != 0 {
 		return nil, err
@@ -185,6 +188,9 @@ func connect(address string) (*dbus.Conn, error) {
 		second = direct.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))})
 	}
 	if second != nil {
+		if direct != nil {
+			direct.Close()
+		}
 		return nil, errors.Join(err, second)
 	}
 	return direct, nil
