@@ -29,7 +29,7 @@ func systemContainers(k *Kubelet) func() []v1alpha1.ContainerStats {
 		}
 		own := c.KubeletCgroups
 		if own == "" {
-			own, _ = groups.Own(m.Layout()) // "" where it has none of its own
+			own, _ = m.Layout().Own() // "" where it has none of its own
 		}
 		list := m.All([]groups.Named{{Name: v1alpha1.SystemContainerKubelet, Group: own}, {Name: v1alpha1.SystemContainerRuntime, Group: k.cfg.Command.RuntimeCgroups},
 			{Name: v1alpha1.SystemContainerMisc, Group: c.SystemCgroups}, {Name: v1alpha1.SystemContainerPods, Group: (*pods).All()}}, time.Now())

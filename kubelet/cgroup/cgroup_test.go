@@ -428,3 +428,23 @@ func TestLimitLater(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+func TestOwn(t *testing.T) {
+	for text, want := range map[string]string{
+		"0::/system.slice/kubelet.service\n":       "v2 /system.slice/kubelet.service",
+		"4:cpu,cpuacct:/a\n3:memory:/a\n0::/\n":    "v1 /a",
+		"4:cpu,cpuacct:/a\n3:memory:/b\n0::/x:y\n": "v1 cpu and memory cgroup hierarchy not unified",
+	} {
+		version := V2
+		if strings.HasPrefix(want, "v1") {
+			version = V1
+		}
+		got, err := own(text, version)
+		if err != nil {
+			got = err.Error()
+		}
+		if version.String()+" "+got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}

@@ -93,3 +93,32 @@ func (l *Layout) tree(point, options string) {
 		l.Roots = append(l.Roots, point)
 	}
 }
+
+// Own is the group of this process, by its /proc/self/cgroup. In version 1 it has one only where cpu and memory agree.
+func (l Layout) Own() (string, error) {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	return own(string(data), l.Version)
+}
+
+func own(text string, version Version) (string, error) {
+	paths := map[string]string{}
+	for line := range strings.Lines(text) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) < 3 {
+			continue
+		}
+		for controller := range strings.SplitSeq(fields[1], ",") {
+			paths[controller] = fields[2]
+		}
+	}
+	if version == V2 {
+		return paths[""], nil
+	}
+	if paths["cpu"] != paths["memory"] {
+		return "", errors.New("cpu and memory cgroup hierarchy not unified")
+	}
+	return paths["cpu"], nil
+}

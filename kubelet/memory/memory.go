@@ -18,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -98,11 +97,10 @@ func (p Policy) check() error {
 func controls(l cgroup.Layout) bool {
 	path := filepath.Join(l.Trees["memory"], "memory.memsw.limit_in_bytes")
 	if l.Version == cgroup.V2 {
-		raw, err := os.ReadFile("/proc/self/cgroup")
+		own, err := l.Own()
 		if err != nil {
 			return false
 		}
-		own, _ := strings.CutPrefix(strings.TrimSpace(string(raw)), "0::")
 		path = filepath.Join(l.Trees["memory"], own, fileSwap)
 	}
 	_, err := os.Stat(path)

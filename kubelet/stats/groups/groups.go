@@ -3,7 +3,6 @@
 package groups
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -136,35 +135,6 @@ func table(path string) map[string]uint64 {
 		}
 	}
 	return out
-}
-
-// Own is the group of this process, by its /proc/self/cgroup. In version 1 it has one only where cpu and memory agree.
-func Own(layout cgroup.Layout) (string, error) {
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", err
-	}
-	return own(string(data), layout.Version)
-}
-
-func own(text string, version cgroup.Version) (string, error) {
-	paths := map[string]string{}
-	for line := range strings.Lines(text) {
-		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(fields) < 3 {
-			continue
-		}
-		for controller := range strings.SplitSeq(fields[1], ",") {
-			paths[controller] = fields[2]
-		}
-	}
-	if version == cgroup.V2 {
-		return paths[""], nil
-	}
-	if paths["cpu"] != paths["memory"] {
-		return "", errors.New("cpu and memory cgroup hierarchy not unified")
-	}
-	return paths["cpu"], nil
 }
 
 // Named is a group under the name that the summary API has for it (v1alpha1.SystemContainerKubelet, ...).

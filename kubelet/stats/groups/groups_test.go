@@ -59,26 +59,6 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-func TestOwn(t *testing.T) {
-	for text, want := range map[string]string{
-		"0::/system.slice/kubelet.service\n":       "v2 /system.slice/kubelet.service",
-		"4:cpu,cpuacct:/a\n3:memory:/a\n0::/\n":    "v1 /a",
-		"4:cpu,cpuacct:/a\n3:memory:/b\n0::/x:y\n": "v1 cpu and memory cgroup hierarchy not unified",
-	} {
-		version := cgroup.V2
-		if strings.HasPrefix(want, "v1") {
-			version = cgroup.V1
-		}
-		got, err := own(text, version)
-		if err != nil {
-			got = err.Error()
-		}
-		if version.String()+" "+got != want {
-			t.Errorf("%q: %s, want %s", text, got, want)
-		}
-	}
-}
-
 func TestAll(t *testing.T) {
 	root := t.TempDir()
 	write(t, root, map[string]string{"g/memory.current": "1\n"})
