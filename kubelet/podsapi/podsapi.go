@@ -51,20 +51,19 @@ type Server struct {
 	cfg Config
 
 	mu       sync.Mutex
-	pods     map[types.UID]*v1.Pod // as last seen while somebody watched, with their statuses
 	watchers map[*watcher]bool
 }
 
-// watcher is one stream. news holds the pods that changed since they were last sent.
+// watcher is one stream. news holds the pods that changed since they were last sent, as they are now, nil for those that are gone.
 type watcher struct {
 	wake chan struct{} // capacity 1
-	news map[types.UID]bool
+	news map[types.UID]*v1.Pod
 	sent map[types.UID]*v1.Pod // as last sent; of the stream alone
 }
 
 // New makes a server.
 func New(cfg Config) *Server {
-	return &Server{Statuses: cfg.Statuses, cfg: cfg, pods: map[types.UID]*v1.Pod{}, watchers: map[*watcher]bool{}}
+	return &Server{Statuses: cfg.Statuses, cfg: cfg, watchers: map[*watcher]bool{}}
 }
 
 // Set takes in a status and passes it on. As long as nobody watches nothing of it is kept.
@@ -89,13 +88,8 @@ func (s *Server) Forget(uid types.UID) {
 func (s *Server) changed(uid types.UID, p *v1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p == nil {
-		delete(s.pods, uid)
-	} else {
-		s.pods[uid] = p
-	}
 	for w := range s.watchers {
-		w.news[uid] = true
+		w.news[uid] = p
 		select {
 		case w.wake <- struct{}{}:
 		default:
@@ -178,16 +172,14 @@ func (s *Server) WatchPods(_ *api.WatchPodsRequest, stream grpc.ServerStreamingS
 	if err := s.ready(); err != nil {
 		return err
 	}
-	w := &watcher{wake: make(chan struct{}, 1), news: map[types.UID]bool{}, sent: map[types.UID]*v1.Pod{}}
+	w := &watcher{wake: make(chan struct{}, 1), news: map[types.UID]*v1.Pod{}, sent: map[types.UID]*v1.Pod{}}
 	s.mu.Lock()
 	s.watchers[w] = true
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if delete(s.watchers, w); len(s.watchers) == 0 {
-			clear(s.pods)
-		}
+		delete(s.watchers, w)
 	}()
 	for _, p := range s.list() {
 		if err := w.send(stream, p.UID, p); err != nil {
@@ -215,11 +207,8 @@ func (s *Server) WatchPods(_ *api.WatchPodsRequest, stream grpc.ServerStreamingS
 func (s *Server) take(w *watcher) map[types.UID]*v1.Pod {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := map[types.UID]*v1.Pod{}
-	for uid := range w.news {
-		out[uid] = s.pods[uid]
-	}
-	clear(w.news)
+	out := w.news
+	w.news = map[types.UID]*v1.Pod{}
 	return out
 }
 
