@@ -48,11 +48,7 @@ func TestEvictionByFileSystem(t *testing.T) {
 	socket := harness.SkiffCRI(h, filepath.Join(h.BinDir, "images", "busybox.tar"))
 	harness.SkiffPlane(h)
 	h.MustRun("sh", "-c", "mkdir -p /var/lib/kubelet && mount -t tmpfs -o size=64m tmpfs /var/lib/kubelet")
-	drop := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nevictionHard: {nodefs.available: 40Mi}\n"
-	if err := harness.Write(h, "/etc/kubernetes/kubelet.d/eviction.conf", drop); err != nil {
-		t.Fatal(err)
-	}
-	harness.Kubelet(h, socket, filepath.Join(h.BinDir, "skiff-kubelet"), "--config-dir=/etc/kubernetes/kubelet.d")
+	harness.KubeletWith(h, socket, "evictionHard: {nodefs.available: 40Mi}\n")
 	manifest(t, h, fmt.Sprintf(evictionPods, h.Name))
 	h.Kubectl("wait", "--for=condition=Ready", "pod/layer", "pod/volume", "--timeout=90s")
 	h.Kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/done", "--timeout=90s")

@@ -24,19 +24,9 @@ func TestFields(t *testing.T) {
 func configured(t *testing.T, lines func(h *harness.Host) string) *harness.Host {
 	t.Helper()
 	h := harness.NewHost(t)
-	for file, text := range map[string]string{
-		"/etc/kubernetes/kubelet.d/fields.conf": "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n" + lines(h),
-		"/etc/skiff/cri.toml":                   fmt.Sprintf("cgroup = %q\nkeeper = %q\n", h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper")),
-	} {
-		if err := harness.Write(h, file, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	harness.Daemon(h, "skiff-cri", filepath.Join(h.BinDir, "skiff-cri"))
-	harness.Await(h, "/run/skiff/images.sock")
-	h.MustSkiff("images", "import", "--socket", "/run/skiff/images.sock", filepath.Join(h.BinDir, "images", "busybox.tar"))
+	socket := harness.SkiffCRI(h, filepath.Join(h.BinDir, "images", "busybox.tar"))
 	harness.SkiffPlane(h)
-	harness.Kubelet(h, "/run/skiff/cri.sock", filepath.Join(h.BinDir, "skiff-kubelet"), "--config-dir=/etc/kubernetes/kubelet.d")
+	harness.KubeletWith(h, socket, lines(h))
 	return h
 }
 

@@ -89,20 +89,9 @@ func TestTracing(t *testing.T) {
 	t.Parallel()
 	h := harness.NewHost(t)
 	sink := collect(t, h)
-	for file, text := range map[string]string{
-		"/etc/kubernetes/kubelet.d/tracing.conf": "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ntracing: {samplingRatePerMillion: 1000000}\n",
-		"/etc/skiff/cri.toml": fmt.Sprintf("cgroup = %q\nkeeper = %q\n[tracing]\nendpoint = \"127.0.0.1:4317\"\nsample_ratio = 0.0\n",
-			h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper")),
-	} {
-		if err := harness.Write(h, file, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	harness.Daemon(h, "skiff-cri", filepath.Join(h.BinDir, "skiff-cri"))
-	harness.Await(h, "/run/skiff/images.sock")
-	h.MustSkiff("images", "import", "--socket", "/run/skiff/images.sock", filepath.Join(h.BinDir, "images", "busybox.tar"))
+	socket := harness.SkiffCRIWith(h, "[tracing]\nendpoint = \"127.0.0.1:4317\"\nsample_ratio = 0.0\n", filepath.Join(h.BinDir, "images", "busybox.tar"))
 	harness.SkiffPlane(h)
-	harness.Kubelet(h, "/run/skiff/cri.sock", filepath.Join(h.BinDir, "skiff-kubelet"), "--config-dir=/etc/kubernetes/kubelet.d")
+	harness.KubeletWith(h, socket, "tracing: {samplingRatePerMillion: 1000000}\n")
 	manifest(t, h, `
 apiVersion: v1
 kind: Pod

@@ -65,7 +65,13 @@ func Await(h *Host, path string) {
 // SkiffCRI starts skiff-cri on the host, imports image archives, and returns the CRI socket.
 func SkiffCRI(h *Host, archives ...string) string {
 	h.t.Helper()
-	config := fmt.Sprintf("cgroup = %q\nkeeper = %q\n", h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper"))
+	return SkiffCRIWith(h, "", archives...)
+}
+
+// SkiffCRIWith is SkiffCRI with these lines at the end of the server's configuration.
+func SkiffCRIWith(h *Host, lines string, archives ...string) string {
+	h.t.Helper()
+	config := fmt.Sprintf("cgroup = %q\nkeeper = %q\n", h.CgroupRoot+"/skiff", filepath.Join(h.BinDir, "skiff-keeper")) + lines
 	if err := Write(h, "/etc/skiff/cri.toml", config); err != nil {
 		h.t.Fatal(err)
 	}
@@ -148,6 +154,16 @@ func Kubelet(h *Host, socket string, argv ...string) {
 	}
 	Daemon(h, "kubelet", append(argv, "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/var/lib/skiff/pki/kubelet.kubeconfig",
 		"--hostname-override="+h.Name, "--node-ip="+h.IP)...)
+}
+
+// KubeletWith starts skiff's kubelet as Kubelet does, with these lines of KubeletConfiguration in a drop-in.
+func KubeletWith(h *Host, socket, lines string) {
+	h.t.Helper()
+	const dropIns = "/etc/kubernetes/kubelet.d"
+	if err := Write(h, dropIns+"/test.conf", "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"+lines); err != nil {
+		h.t.Fatal(err)
+	}
+	Kubelet(h, socket, filepath.Join(h.BinDir, "skiff-kubelet"), "--config-dir="+dropIns)
 }
 
 // ContainerdConfig is the configuration of Debian's containerd: what a kubelet's node needs and no more; everything else is
