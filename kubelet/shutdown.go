@@ -37,7 +37,7 @@ func newShutdown(k *Kubelet) {
 		Logind: bus, Groups: groups, Log: k.log,
 		Pods: func() []*v1.Pod {
 			return slices.DeleteFunc(k.pool.Pods(), func(p *v1.Pod) bool {
-				return p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
+				return pod.Terminal(p.Status.Phase)
 			})
 		},
 		End:   func(p *v1.Pod, grace time.Duration) { k.pool.Evict(p.UID, shutdownEnd(grace, time.Now())) },

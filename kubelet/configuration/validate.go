@@ -143,8 +143,6 @@ func (v *check) enforcement(c *kubeletconfig.KubeletConfiguration) {
 	}
 	for _, name := range c.EnforceNodeAllocatable {
 		v.oneOf(field, name, EnforcePods, EnforceNone, EnforceSystem, EnforceSystemCompressible, EnforceKubelet, EnforceKubeletCompressible)
-	}
-	for _, name := range c.EnforceNodeAllocatable {
 		v.failIf(!*c.CgroupsPerQOS && name != EnforceNone, field, "%q needs cgroupsPerQOS: true; write [] or [none]", name)
 	}
 	v.failIf(has(EnforceNone) && len(c.EnforceNodeAllocatable) > 1, field, "nothing may stand beside none")

@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	helper "k8s.io/component-helpers/resource"
+	corev1 "k8s.io/component-helpers/scheduling/corev1"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 )
@@ -44,7 +45,7 @@ type Victim struct {
 // requested (or is not known), then by priority, then who uses most above its request.
 func Choose(s Shortage, l Layout, pods []Pod) *Victim {
 	pods = slices.DeleteFunc(slices.Clone(pods), func(p Pod) bool {
-		return pod.Critical(p.Pod) || p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
+		return pod.Critical(p.Pod) || pod.Terminal(p.Status.Phase)
 	})
 	if len(pods) == 0 {
 		return nil
@@ -54,9 +55,9 @@ func Choose(s Shortage, l Layout, pods []Pod) *Victim {
 		aOver, aMore := rank(a, s.Threshold.Signal, l)
 		bOver, bMore := rank(b, s.Threshold.Signal, l)
 		if s.Threshold.Signal == PIDs { // nobody can request process ids
-			return cmp.Or(cmp.Compare(priority(a), priority(b)), first(!a.Measured, !b.Measured), cmp.Compare(bMore, aMore))
+			return cmp.Or(cmp.Compare(corev1.PodPriority(a.Pod), corev1.PodPriority(b.Pod)), first(!a.Measured, !b.Measured), cmp.Compare(bMore, aMore))
 		}
-		return cmp.Or(first(!a.Measured, !b.Measured), first(aOver, bOver), cmp.Compare(priority(a), priority(b)), cmp.Compare(bMore, aMore))
+		return cmp.Or(first(!a.Measured, !b.Measured), first(aOver, bOver), cmp.Compare(corev1.PodPriority(a.Pod), corev1.PodPriority(b.Pod)), cmp.Compare(bMore, aMore))
 	})
 	return &Victim{Pod: pods[0].Pod, Message: message(s, pods[0], name), Signal: s.Threshold.Signal, Hard: s.Threshold.Grace == 0}
 }
@@ -107,13 +108,6 @@ func first(a, b bool) int {
 	return 1
 }
 
-func priority(p Pod) int32 {
-	if p.Spec.Priority == nil {
-		return 0
-	}
-	return *p.Spec.Priority
-}
-
 func request(p *v1.Pod, name v1.ResourceName) int64 {
 	q := helper.PodRequests(p, helper.PodResourcesOptions{})[name]
 	return q.Value()
@@ -152,7 +146,7 @@ func quantity(name v1.ResourceName, n int64) string {
 func lasting(p *v1.Pod) []v1.Container {
 	list := slices.Clone(p.Spec.Containers)
 	for _, c := range p.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
+		if pod.Sidecar(&c) {
 			list = append(list, c)
 		}
 	}

@@ -6,6 +6,9 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
+// Terminal tells whether a pod in that phase has ended: it never leaves it.
+func Terminal(p v1.PodPhase) bool { return p == v1.PodFailed || p == v1.PodSucceeded }
+
 // minimumGrace is given to every container, however little time is left, so that a process is not killed before it has
 // seen its signal.
 const minimumGrace = 2 * time.Second
@@ -186,7 +189,7 @@ func wanted(d Desired, st *v1.PodStatus, finished bool, now time.Time) *End {
 	if p.DeletionTimestamp != nil {
 		return deletion(d, now)
 	}
-	terminal := p.Status.Phase == v1.PodFailed || p.Status.Phase == v1.PodSucceeded
+	terminal := Terminal(p.Status.Phase)
 	if d.End != nil {
 		return nil
 	}
@@ -194,7 +197,7 @@ func wanted(d Desired, st *v1.PodStatus, finished bool, now time.Time) *End {
 		return &End{Deadline: deadline, Phase: v1.PodFailed, Reason: ReasonDeadline,
 			Message: "Pod was active on the node longer than the specified deadline"}
 	}
-	if finished || (terminal && !d.Static) || (st != nil && (st.Phase == v1.PodFailed || st.Phase == v1.PodSucceeded)) {
+	if finished || (terminal && !d.Static) || (st != nil && Terminal(st.Phase)) {
 		return &End{Deadline: deadline}
 	}
 	return nil

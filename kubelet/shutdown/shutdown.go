@@ -22,6 +22,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	corev1 "k8s.io/component-helpers/scheduling/corev1"
 )
 
 // Words of upstream.
@@ -276,7 +277,7 @@ func Groups(pods []*v1.Pod, groups []Group) [][]*v1.Pod {
 	for _, p := range pods {
 		at := 0
 		for i, g := range groups {
-			if priority(p) >= g.Priority {
+			if corev1.PodPriority(p) >= g.Priority {
 				at = i
 			}
 		}
@@ -285,11 +286,4 @@ func Groups(pods []*v1.Pod, groups []Group) [][]*v1.Pod {
 		}
 	}
 	return out
-}
-
-func priority(p *v1.Pod) int32 {
-	if p.Spec.Priority == nil {
-		return 0
-	}
-	return *p.Spec.Priority
 }

@@ -308,7 +308,7 @@ func (s *Source) tell(statics map[types.UID]*v1.Pod, regular []*v1.Pod, synced b
 // resumed is the static pod with the status its mirror shows, if it has one: the pod ran before this kubelet did.
 func (s *Source) resumed(p *v1.Pod) *v1.Pod {
 	m := s.Mirror(p)
-	if m == nil || m.Status.StartTime == nil || m.Status.Phase == v1.PodFailed || m.Status.Phase == v1.PodSucceeded {
+	if m == nil || m.Status.StartTime == nil || pod.Terminal(m.Status.Phase) {
 		return p
 	}
 	p = p.DeepCopy()

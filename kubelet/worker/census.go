@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-node/skiff/kubelet/metrics"
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // Census tells of each pod how far it is in its life, for metrics.
@@ -17,7 +18,7 @@ func (pl *Pool) Census() []metrics.Count {
 	list := make([]metrics.Count, 0, len(pl.workers))
 	for _, w := range pl.workers {
 		w.mu.Lock()
-		over := terminal(w.status.Phase)
+		over := pod.Terminal(w.status.Phase)
 		c := metrics.Count{Static: w.static, Lifecycle: "sync", Config: "desired", Ephemeral: len(w.pod.Spec.EphemeralContainers),
 			Active: !over && (w.end == nil || !w.end.Rejected)}
 		switch {

@@ -12,6 +12,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // claims are the devices of pods. They refuse to be taken back while a container runs, or after the pod was told to be over.
@@ -46,7 +48,7 @@ func (c *claims) Holds(uid types.UID) bool {
 }
 
 func (c *claims) Release(_ context.Context, uid types.UID) error {
-	if c.running() > 0 || terminal(c.phase(uid)) {
+	if c.running() > 0 || pod.Terminal(c.phase(uid)) {
 		return fmt.Errorf("taken back while %d containers run, and the pod was told to be %s", c.running(), c.phase(uid))
 	}
 	c.mu.Lock()
@@ -88,12 +90,12 @@ func TestClaims(t *testing.T) {
 				}
 				end(n, p)
 				synctest.Wait()
-				if terminal(n.phase("u")) || !c.held["u"] || n.deletions() != 0 {
+				if pod.Terminal(n.phase("u")) || !c.held["u"] || n.deletions() != 0 {
 					t.Errorf("the devices are still there, but the pod is told to be %s", n.phase("u"))
 				}
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				if !terminal(n.phase("u")) || c.held["u"] {
+				if !pod.Terminal(n.phase("u")) || c.held["u"] {
 					t.Errorf("the pod is %s, devices held: %v", n.phase("u"), c.held)
 				}
 				order := strings.Join(n.order, ", ")

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
 // Discard removes what the runtime keeps of pods that have finished: their layers take disk, and their images count as used. The API
@@ -33,7 +35,7 @@ func finished(pl *Pool) map[types.UID]*worker {
 	out := map[types.UID]*worker{}
 	for uid, w := range pl.workers {
 		w.mu.Lock()
-		if !w.static && !w.removed && w.pod.DeletionTimestamp == nil && terminal(w.status.Phase) && len(w.steps.running) == 0 {
+		if !w.static && !w.removed && w.pod.DeletionTimestamp == nil && pod.Terminal(w.status.Phase) && len(w.steps.running) == 0 {
 			out[uid] = w
 		}
 		w.mu.Unlock()

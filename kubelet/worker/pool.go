@@ -203,7 +203,7 @@ func (pl *Pool) active() []*v1.Pod {
 	for _, w := range pl.workers {
 		w.mu.Lock()
 		rejected := w.end != nil && w.end.Rejected
-		over := w.status.Phase == v1.PodSucceeded || w.status.Phase == v1.PodFailed
+		over := pod.Terminal(w.status.Phase)
 		if !rejected && !over {
 			list = append(list, resize.Apply(w.pod, w.resize.granted))
 		}

@@ -292,7 +292,7 @@ func (w resizer) roomy(ctx context.Context, p *v1.Pod, list []pod.Resize) error 
 func (pl *Pool) regrant(w *worker, trigger string) {
 	w.mu.Lock()
 	p, granted := w.pod, w.resize.granted
-	closed := w.end != nil || terminal(w.status.Phase)
+	closed := w.end != nil || pod.Terminal(w.status.Phase)
 	w.mu.Unlock()
 	if closed || resize.Same(resize.Of(p), granted) {
 		w.mu.Lock()

@@ -215,7 +215,7 @@ func newWorker(cfg *Config, p *v1.Pod, static bool) *worker {
 		backedUp: map[string]string{},
 	}
 	w.status = p.Status
-	if w.ended.is = make(chan struct{}); terminal(p.Status.Phase) {
+	if w.ended.is = make(chan struct{}); pod.Terminal(p.Status.Phase) {
 		w.ended.tell()
 	}
 	resizer{w}.recall()
@@ -422,13 +422,11 @@ func (w *worker) probe(p *v1.Pod, o *pod.Observed) {
 	o.Probes = w.cfg.Probes.Verdicts(p.UID)
 }
 
-func terminal(p v1.PodPhase) bool { return p == v1.PodFailed || p == v1.PodSucceeded }
-
 // publish tells the status, and by event what holds containers up.
 func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	w.last = &st
 	w.mu.Lock()
-	over := terminal(st.Phase) && !terminal(w.status.Phase)
+	over := pod.Terminal(st.Phase) && !pod.Terminal(w.status.Phase)
 	begins := st.Phase == v1.PodRunning && w.status.Phase != v1.PodRunning
 	w.cfg.Metrics.Changed(&w.status, &st)
 	w.status = st
@@ -437,14 +435,14 @@ func (w *worker) publish(d pod.Desired, st v1.PodStatus, acts *pod.Actions) {
 	if begins {
 		w.cfg.Metrics.Running(d.Pod, &st, time.Since(w.seen))
 	}
-	if over && w.cfg.Over != nil {
-		w.cfg.Over(d.Pod.UID)
-	}
 	if over {
+		if w.cfg.Over != nil {
+			w.cfg.Over(d.Pod.UID)
+		}
 		w.ended.tell()
-	}
-	if over && w.ended.freed != nil {
-		w.ended.freed()
+		if w.ended.freed != nil {
+			w.ended.freed()
+		}
 	}
 	if (!removed || w.static) && !w.ending.deleted { // a static pod's mirror stays to the end
 		w.cfg.Statuses.Set(d.Pod, st)

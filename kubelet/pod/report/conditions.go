@@ -36,12 +36,12 @@ type conditioner struct{ *stater }
 // conditions makes the whole list. final is the phase that is coming, see phase.
 func (s conditioner) conditions(st *v1.PodStatus, final v1.PodPhase) []v1.PodCondition {
 	list := s.foreign()
-	if end := s.d.End; end != nil && end.Condition != nil && terminal(st.Phase) {
+	if end := s.d.End; end != nil && end.Condition != nil && pod.Terminal(st.Phase) {
 		c := *end.Condition
 		c.LastTransitionTime = metav1.NewTime(s.f.Now).Rfc3339Copy()
 		list = replace(list, c)
 	}
-	if !terminal(st.Phase) {
+	if !pod.Terminal(st.Phase) {
 		list = append(list, s.resize(v1.PodResizePending, s.f.Pending)...)
 		list = append(list, s.resize(v1.PodResizeInProgress, s.f.Progress)...)
 	}

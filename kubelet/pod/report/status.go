@@ -192,16 +192,16 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 		phase = end.Phase
 	}
 	final = phase
-	stopped := s.a.Done && !s.d.Static && !terminal(phase)
+	stopped := s.a.Done && !s.d.Static && !pod.Terminal(phase)
 	if stopped {
 		phase = v1.PodFailed
 	}
-	failed := terminal(s.d.Pod.Status.Phase)
-	if terminal(s.old.Phase) {
+	failed := pod.Terminal(s.d.Pod.Status.Phase)
+	if pod.Terminal(s.old.Phase) {
 		failed = !unreadyAtEnd(&s.old)
 	}
 	for _, earlier := range []v1.PodPhase{s.old.Phase, s.d.Pod.Status.Phase} {
-		if terminal(earlier) {
+		if pod.Terminal(earlier) {
 			phase = earlier
 		}
 	}
@@ -212,7 +212,7 @@ func (s *stater) phase(st *v1.PodStatus) (final v1.PodPhase) {
 	if end != nil && end.Phase != "" && phase == end.Phase {
 		st.Reason, st.Message = end.Reason, end.Message
 	}
-	if terminal(phase) && !terminal(s.old.Phase) && (s.anyAlive() || s.o.Busy || s.f.Held) {
+	if pod.Terminal(phase) && !pod.Terminal(s.old.Phase) && (s.anyAlive() || s.o.Busy || s.f.Held) {
 		st.Phase = s.old.Phase
 		if st.Phase == "" {
 			st.Phase = v1.PodPending
@@ -242,8 +242,6 @@ func (s *stater) comingAgain() map[string]bool {
 	}
 	return again
 }
-
-func terminal(p v1.PodPhase) bool { return p == v1.PodFailed || p == v1.PodSucceeded }
 
 // phaseFacts are what the phase needs beside the container statuses.
 type phaseFacts struct {

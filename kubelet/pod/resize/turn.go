@@ -5,6 +5,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	corev1 "k8s.io/component-helpers/scheduling/corev1"
 
 	"github.com/skiff-node/skiff/kubelet/pod"
 )
@@ -22,7 +23,7 @@ type Waiting struct {
 func Turn(a, b Waiting) int {
 	return cmp.Or(
 		last(a.grows(), b.grows()),
-		-cmp.Compare(priority(a.Pod), priority(b.Pod)),
+		-cmp.Compare(corev1.PodPriority(a.Pod), corev1.PodPriority(b.Pod)),
 		last(pod.QOS(a.Pod) != v1.PodQOSGuaranteed, pod.QOS(b.Pod) != v1.PodQOSGuaranteed),
 		last(a.Since.IsZero(), b.Since.IsZero()),
 		a.Since.Compare(b.Since),
@@ -44,11 +45,4 @@ func last(a, b bool) int {
 		return 1
 	}
 	return -1
-}
-
-func priority(p *v1.Pod) int32 {
-	if p.Spec.Priority == nil {
-		return 0
-	}
-	return *p.Spec.Priority
 }
