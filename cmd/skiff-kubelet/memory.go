@@ -22,7 +22,7 @@ import (
 // and gives it back. GOGC in the environment overrules both.
 const (
 	gcPercent, busyPercent = 40, 100
-	quickly, several       = 500 * time.Millisecond, collections + 2
+	quickly, several       = 500 * time.Millisecond, 5
 )
 
 // A process is at rest when it has taken less than restful of processor time within a period. It gives memory back once after
@@ -31,9 +31,6 @@ const (
 	period    = 10 * time.Second
 	restful   = period / 100
 	laborious = 50 * time.Millisecond
-	// collections are made when memory is given back: pools of buffers are empty after two of them, and each halves stacks that are
-	// too large.
-	collections = 3
 )
 
 // thrifty makes this process take less memory: now, and whenever it comes to rest, as after its start or after many pods.
@@ -55,9 +52,6 @@ func thrifty(ctx context.Context) {
 			continue
 		}
 		p.calm()
-		for range collections {
-			runtime.GC()
-		}
 		debug.FreeOSMemory()
 		if err := unmapUnused(); err != nil {
 			slog.Debug("keep what is not needed of the program mapped", "err", err)

@@ -109,7 +109,7 @@ func TestPace(t *testing.T) {
 		t.Errorf("less work: %d %%", p.percent)
 	}
 	p.calm()
-	for range collections + 1 { // as when memory is given back
+	for range several - 1 { // more than when memory is given back
 		p.collected(now)
 	}
 	if p.percent != gcPercent {
