@@ -11,10 +11,12 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/skiff-node/skiff/cmd/skiff/memory"
 	"github.com/skiff-node/skiff/kubelet"
 	"github.com/skiff-node/skiff/kubelet/flags"
 )
@@ -72,7 +74,11 @@ func command() *cobra.Command {
 }
 
 func run(ctx context.Context, cfg kubelet.Config) error {
-	go thrifty(ctx) // it ends with the process, which does not wait for it
+	habits := memory.Habits{ // of a process that is on every node
+		Percent: 40, Busy: 100, Quickly: 500 * time.Millisecond, Several: 5,
+		Restful: memory.Period / 100, Laborious: 50 * time.Millisecond,
+	}
+	go habits.Follow(ctx) // it ends with the process, which does not wait for it
 	if err := kubelet.Bootstrap(ctx, cfg); err != nil {
 		return err
 	}

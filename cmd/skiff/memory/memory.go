@@ -1,4 +1,10 @@
-package main
+// Package memory keeps a process of skiff's small while it does little, and lets it have more memory while much work would
+// otherwise go into collecting garbage.
+//
+// A daemon does little most of the time, so its memory counts more than its processor time. When many pods come and go at
+// once time counts more: once several collections of garbage have followed each other quickly, the heap may grow to more until the
+// process comes to rest and gives it back.
+package memory
 
 import (
 	"bufio"
@@ -16,32 +22,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kubelet is on every node and does little most of the time, so its memory counts more than its processor time: garbage is
-// collected when the heap has grown by two fifths (Go's default: by as much again). When many pods come and go at once time
-// counts more: once several collections have followed each other quickly, the heap may grow to more, until the process comes to rest
-// and gives it back. GOGC in the environment overrules both.
-const (
-	gcPercent, busyPercent = 40, 100
-	quickly, several       = 500 * time.Millisecond, 5
-)
+// Habits say what a process needs. All fields are required.
+type Habits struct {
+	// Percent is how much the heap may grow between two collections, and Busy how much during much work. Go's own default is 100.
+	// GOGC in the environment overrules both.
+	Percent, Busy int
+	// Quickly is how soon a collection has to follow the one before, Several times in a row, to be a sign of much work.
+	Quickly time.Duration
+	Several int
+	// Restful is the processor time within Period below which the process is at rest.
+	Restful time.Duration
+	// Laborious is the processor time after which it is worth it to give memory back at the next rest.
+	Laborious time.Duration
+}
 
-// A process is at rest when it has taken less than restful of processor time within a period. It gives memory back once after
-// it has worked for at least laborious.
-const (
-	period    = 10 * time.Second
-	restful   = period / 100
-	laborious = 50 * time.Millisecond
-)
+// Period is how often a process is asked whether it is at rest.
+const Period = 10 * time.Second
 
-// thrifty makes this process take less memory: now, and whenever it comes to rest, as after its start or after many pods.
-func thrifty(ctx context.Context) {
-	var p pace
+// Follow makes this process take less memory until ctx ends: now, and whenever it comes to rest, as after its start or after
+// many pods.
+func (h Habits) Follow(ctx context.Context) {
+	p := pace{habits: h}
 	if os.Getenv("GOGC") == "" {
 		p.begin()
 	}
-	tick := time.NewTicker(period)
+	tick := time.NewTicker(Period)
 	defer tick.Stop()
-	var r rest
+	r := rest{habits: h}
 	for {
 		select {
 		case <-ctx.Done():
@@ -62,6 +69,7 @@ func thrifty(ctx context.Context) {
 
 // pace is how much the heap may grow between collections.
 type pace struct {
+	habits  Habits
 	mu      sync.Mutex
 	percent int // 0 when it is not ours to say
 	last    time.Time
@@ -80,7 +88,7 @@ func (p *pace) set(percent int) {
 func (p *pace) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set(gcPercent)
+	p.set(p.habits.Percent)
 	p.follow()
 }
 
@@ -90,7 +98,7 @@ func (p *pace) calm() {
 	defer p.mu.Unlock()
 	if p.percent != 0 {
 		p.quick = 0
-		p.set(gcPercent)
+		p.set(p.habits.Percent)
 	}
 }
 
@@ -108,22 +116,25 @@ func (p *pace) collected(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.quick++
-	if now.Sub(p.last) >= quickly {
+	if now.Sub(p.last) >= p.habits.Quickly {
 		p.quick = 0
 	}
-	if p.last = now; p.quick >= several {
-		p.set(busyPercent)
+	if p.last = now; p.quick >= p.habits.Several {
+		p.set(p.habits.Busy)
 	}
 }
 
 // rest remembers how much processor time had been used at the last look, and when memory was last given back.
-type rest struct{ looked, given time.Duration }
+type rest struct {
+	habits        Habits
+	looked, given time.Duration
+}
 
 // begins tells, once a period, whether memory is to be given back now.
 func (r *rest) begins(used time.Duration) bool {
-	calm := used-r.looked < restful
+	calm := used-r.looked < r.habits.Restful
 	r.looked = used
-	return calm && used-r.given >= laborious
+	return calm && used-r.given >= r.habits.Laborious
 }
 
 // processorTime is what this process has used so far.

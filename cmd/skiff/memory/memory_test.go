@@ -1,4 +1,4 @@
-package main
+package memory
 
 import (
 	"os"
@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
+var habits = Habits{Percent: 40, Busy: 100, Quickly: 500 * time.Millisecond, Several: 5, Restful: Period / 100, Laborious: 50 * time.Millisecond}
+
 // TestUnmapUnused: less of the program's file is mapped afterwards, and the program goes on.
 func TestUnmapUnused(t *testing.T) {
-	_ = command().UsageString() // goes through some of the program
 	before := fileKB(t)
 	if err := unmapUnused(); err != nil {
 		t.Fatal(err)
@@ -47,7 +48,7 @@ Anonymous:             400 kB
 
 // TestRest: memory is given back once after work, when the work is over.
 func TestRest(t *testing.T) {
-	var r rest
+	r := rest{habits: habits}
 	for i, tc := range []struct {
 		used time.Duration
 		want bool
@@ -84,42 +85,42 @@ func fileKB(t *testing.T) int {
 	return n
 }
 
-// TestPace: collections that follow each other quickly let the heap grow to more, until the process comes to rest.
+// TestPace: collections that follow each other habits.Quickly let the heap grow to more, until the process comes to rest.
 func TestPace(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // no collections but those asked for
-	var p pace
+	p := pace{habits: habits}
 	p.calm()
 	if p.percent != 0 {
 		t.Error("somebody else's choice was overruled")
 	}
-	p.set(gcPercent)
+	p.set(habits.Percent)
 	now := time.Now()
-	for _, pause := range []time.Duration{quickly, quickly - 1} { // the second time they come quickly
-		for range several {
-			if now = now.Add(pause); p.percent != gcPercent {
+	for _, pause := range []time.Duration{habits.Quickly, habits.Quickly - 1} { // the second time they come habits.Quickly
+		for range habits.Several {
+			if now = now.Add(pause); p.percent != habits.Percent {
 				t.Fatalf("%d %% too early, collections each %v", p.percent, pause)
 			}
 			p.collected(now)
 		}
 	}
-	if now = now.Add(quickly); p.percent != busyPercent {
+	if now = now.Add(habits.Quickly); p.percent != habits.Busy {
 		t.Errorf("much work: %d %%", p.percent)
 	}
-	if p.collected(now); p.percent != busyPercent {
+	if p.collected(now); p.percent != habits.Busy {
 		t.Errorf("less work: %d %%", p.percent)
 	}
 	p.calm()
-	for range several - 1 { // more than when memory is given back
+	for range habits.Several - 1 { // more than when memory is given back
 		p.collected(now)
 	}
-	if p.percent != gcPercent {
+	if p.percent != habits.Percent {
 		t.Errorf("at rest: %d %%", p.percent)
 	}
 	p.begin()
 	for late := time.Now().Add(10 * time.Second); ; {
 		runtime.GC()
 		p.mu.Lock()
-		busy := p.percent == busyPercent
+		busy := p.percent == habits.Busy
 		p.mu.Unlock()
 		if busy {
 			return
