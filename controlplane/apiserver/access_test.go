@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/skiff-node/skiff/controlplane/apiserver"
 	"github.com/skiff-node/skiff/controlplane/apiserver/apiservertest"
 )
 
@@ -370,4 +372,47 @@ func upgradeExec(t *testing.T, e *apiservertest.Env) {
 	if err != nil || !strings.Contains(line, "101") {
 		t.Errorf("exec: %v %q", err, line)
 	}
+}
+
+// TestFrontProxy: who has a certificate of the front proxy's authority may speak for others, and is nobody by himself.
+func TestFrontProxy(t *testing.T) {
+	proxies := t.TempDir()
+	front := apiservertest.NewAuthority(t, proxies)
+	e := apiservertest.Start(t, func(c *apiserver.Config) {
+		c.FrontProxy = apiserver.FrontProxy{CA: filepath.Join(proxies, "ca.crt"), AllowedNames: []string{"front-proxy-client"}}
+	})
+	who := func(name string, headers map[string]string) (string, error) {
+		cfg := e.Admin(t)
+		cfg.CertData, cfg.KeyData = front.Issue(t, pkix.Name{CommonName: name, Organization: []string{"system:masters"}})
+		cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return withHeaders{next, headers} })
+		me, err := kubernetes.NewForConfigOrDie(cfg).AuthenticationV1().SelfSubjectReviews().Create(context.Background(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+		if err != nil {
+			return "", err
+		}
+		return me.Status.UserInfo.Username, nil
+	}
+	if got, err := who("front-proxy-client", map[string]string{"X-Remote-User": "jane", "X-Remote-Group": "crew"}); got != "jane" {
+		t.Errorf("the proxy speaks for jane: %q, %v", got, err)
+	}
+	if got, err := who("front-proxy-client", nil); err == nil {
+		t.Errorf("the proxy by himself is %q", got)
+	}
+	if got, err := who("admin", nil); err == nil {
+		t.Errorf("whoever has a certificate of the front proxy's authority is %q", got)
+	}
+}
+
+// withHeaders adds headers to each request.
+type withHeaders struct {
+	next    http.RoundTripper
+	headers map[string]string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (w withHeaders) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	for name, value := range w.headers {
+		r.Header.Set(name, value)
+	}
+	return w.next.RoundTrip(r)
 }

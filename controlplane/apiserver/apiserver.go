@@ -160,6 +160,7 @@ func (a *assembly) identify() (err error) {
 	if err != nil {
 		return err
 	}
+	clients := a.config.SecureServing.ClientCA // what follows adds the front proxy's to those that handshakes ask for
 	authn := &a.config.Authentication
 	authn.APIAudiences = []string{issuer}
 	if proxy != nil {
@@ -169,7 +170,7 @@ func (a *assembly) identify() (err error) {
 		authn.RequestHeaderConfig = proxy
 	}
 	authn.Authenticator = auth.NewAuthenticator(auth.Authn{
-		ClientCA: a.config.SecureServing.ClientCA, Proxy: proxy, Tokens: a.tokens, Audiences: authn.APIAudiences,
+		ClientCA: clients, Proxy: proxy, Tokens: a.tokens, Audiences: authn.APIAudiences,
 		Client: a.client, Informers: a.config.SharedInformerFactory,
 	})
 	if a.authz, err = auth.NewAuthorizer(a.config.SharedInformerFactory); err != nil {

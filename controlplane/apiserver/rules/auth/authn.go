@@ -18,7 +18,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
-	"k8s.io/apiserver/pkg/authentication/request/x509"
 	tokencache "k8s.io/apiserver/pkg/authentication/token/cache"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -76,7 +75,7 @@ func NewTokens(a Accounts) (Tokens, error) {
 
 // Authn says whom to believe.
 type Authn struct {
-	ClientCA  dynamiccertificates.CAContentProvider
+	ClientCA  dynamiccertificates.CAContentProvider     // of clients alone: whom the front proxy's authority signs is nobody by himself
 	Proxy     *authenticatorfactory.RequestHeaderConfig // optional
 	Tokens    Tokens
 	Audiences authenticator.Audiences
@@ -93,7 +92,7 @@ func NewAuthenticator(c Authn) authenticator.Request {
 			c.Proxy.CAContentProvider.VerifyOptions, c.Proxy.AllowedClientNames, c.Proxy.UsernameHeaders, c.Proxy.UIDHeaders,
 			c.Proxy.GroupHeaders, c.Proxy.ExtraHeaderPrefixes)))
 	}
-	requests = append(requests, x509.NewDynamic(c.ClientCA.VerifyOptions, x509.CommonNameUserConversion))
+	requests = append(requests, newCertificates(c.ClientCA.VerifyOptions))
 	tokens := tokencache.New(tokenunion.New(
 		serviceaccount.JWTTokenAuthenticator(c.Tokens.Names, c.Tokens.Keys, c.Audiences, serviceaccount.NewValidator(newObjects(c))),
 		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client, now: time.Now}),
