@@ -3,8 +3,6 @@ package apiserver
 import (
 	"fmt"
 	"maps"
-	"strings"
-	"sync"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,8 +15,6 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	"k8s.io/client-go/applyconfigurations"
-	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"github.com/skiff-node/skiff/controlplane/apiserver/rules"
 )
@@ -122,30 +118,4 @@ func (i *installer) version(gv schema.GroupVersion, g rules.Group) *genericapi.A
 		MinRequestTimeout:           minRequestTimeout,
 		MaxRequestBodyBytes:         i.config.MaxRequestBodyBytes,
 	}
-}
-
-// lazyConverter reads the schema of server-side apply on the first write that needs it: that takes 90 ms.
-type lazyConverter struct {
-	once sync.Once
-	real managedfields.TypeConverter
-}
-
-func (c *lazyConverter) get() managedfields.TypeConverter {
-	c.once.Do(func() { c.real = applyconfigurations.NewTypeConverter(rules.Scheme()) })
-	return c.real
-}
-
-// ObjectToTyped implements managedfields.TypeConverter. What is only ever posted (a Binding, a review) has no schema for
-// server-side apply; its type is deduced, or each such request would log an error.
-func (c *lazyConverter) ObjectToTyped(o runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	v, err := c.get().ObjectToTyped(o, opts...)
-	if err != nil && strings.Contains(err.Error(), "no type found matching") {
-		return managedfields.NewDeducedTypeConverter().ObjectToTyped(o, opts...)
-	}
-	return v, err
-}
-
-// TypedToObject implements managedfields.TypeConverter.
-func (c *lazyConverter) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
-	return c.get().TypedToObject(v)
 }
