@@ -150,7 +150,7 @@ func (k *Kubelet) newRuntime() error {
 	k.runtime, err = runtime.New(runtime.Config{
 		Credentials: plugins.For, Pulls: k.facts.pulls, Labelled: selinux.Host{}.Enabled(), Metrics: k.metrics.Runtime, Dial: k.tracing.Dial(),
 		Endpoint: k.cfg.Endpoint, ImageEndpoint: c.ImageServiceEndpoint, Node: k.spec, PodsDir: filepath.Join(k.cfg.RootDir, "pods"),
-		Objects: k.reader(), Services: k.services.of, Events: k.events, ParallelPulls: parallelPulls(c),
+		Objects: k.reader(), Services: k.services.of, Events: k.events, Starting: k.events.Starting, ParallelPulls: parallelPulls(c),
 		PullRate: pullRate(c), PullBurst: int(c.RegistryBurst), Timeout: c.RuntimeRequestTimeout.Duration,
 		SubPath:        func(ctx context.Context, s volume.SubPath) (string, error) { return k.volumes.SubPath(ctx, s) },
 		RuntimeHandler: runtimeHandler(k.client), Extras: []runtime.Extra{k.facts.claims.Extra, (*admission)(k).extra},

@@ -18,6 +18,8 @@ import (
 type Recorder struct {
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
+	rush        rush
+	closed      chan struct{}
 }
 
 // New makes a recorder that writes through client; nil discards. The rate of writes is the client's.
@@ -25,14 +27,19 @@ func New(client kubernetes.Interface, node string) *Recorder {
 	if client == nil {
 		return &Recorder{}
 	}
-	b := record.NewBroadcaster()
-	b.StartRecordingToSink(&corev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	return &Recorder{broadcaster: b, recorder: b.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: node})}
+	r := &Recorder{broadcaster: record.NewBroadcaster(), closed: make(chan struct{})}
+	r.broadcaster.StartRecordingToSink(sink{&corev1.EventSinkImpl{Interface: client.CoreV1().Events("")}, &r.rush, r.closed})
+	r.recorder = r.broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: node})
+	return r
 }
+
+// Starting tells that a sandbox or a container is being started: until done is called, events may wait (see sink).
+func (r *Recorder) Starting() (done func()) { return r.rush.begin() }
 
 // Close ends the sending.
 func (r *Recorder) Close() {
 	if r != nil && r.broadcaster != nil {
+		close(r.closed)
 		r.broadcaster.Shutdown()
 	}
 }

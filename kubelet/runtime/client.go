@@ -64,6 +64,8 @@ type Config struct {
 	// RuntimeHandler gives the handler of a RuntimeClass by name; nil refuses pods that name one.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Events         Events
+	// Starting is told when a sandbox or a container is being started, and by what it returns when that is over. Optional.
+	Starting func() (done func())
 	// Credentials asks plugins about an image of the pod. Optional.
 	Credentials func(ctx context.Context, image string, p *v1.Pod) []credentials.Answer
 	// Labelled says that the kernel labels files (SELinux).
@@ -114,6 +116,9 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = metrics.NewKubelet().Runtime
+	}
+	if cfg.Starting == nil {
+		cfg.Starting = func() func() { return func() {} }
 	}
 	r := &Runtime{cfg: cfg, pulls: make(chan struct{}, cfg.ParallelPulls), known: map[types.UID]settled{}}
 	if cfg.PullRate > 0 {

@@ -31,6 +31,7 @@ func (r *Runtime) CreateSandbox(ctx context.Context, p *v1.Pod, attempt uint32, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, sandboxTimeout)
 	defer cancel()
+	defer r.cfg.Starting()()
 	began := time.Now()
 	resp, err := r.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	r.cfg.Metrics.Sandbox(p, handler, time.Since(began), err)

@@ -70,48 +70,61 @@ type launch struct {
 
 func (r launch) start(ctx context.Context) error {
 	req, p, c := r.req, r.req.Pod, r.req.Start.Spec
-	fail := func(reason string, err error) error {
-		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", message(err))
-		return &Fault{Reason: reason, Message: message(err)}
-	}
 	sandbox, err := sandboxConfig(r.cfg.Node, p, req.Attempt, req.CgroupParent)
 	if err != nil {
-		return fail(ErrConfig, err)
+		return r.fail(ErrConfig, err)
 	}
 	image, err := puller{r.Runtime, p, c, sandbox, c.Image, c.ImagePullPolicy}.ensure(ctx)
 	if err != nil {
 		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", err.(*Fault).Reason)
 		return err
 	}
-	volumes, err := r.imageVolumes(ctx, sandbox)
+	id, err := r.run(ctx, sandbox, image)
 	if err != nil {
-		r.cfg.Events.Warning(p, c.Name, "Failed", "Error: %s", err.(*Fault).Reason)
 		return err
 	}
-	config, err := r.config(ctx, image, volumes)
-	if err != nil {
-		return fail(ErrConfig, err)
-	}
-	callCtx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	created, err := r.runtime.CreateContainer(callCtx, &cri.CreateContainerRequest{PodSandboxId: req.SandboxID, Config: config, SandboxConfig: sandbox})
-	if err != nil {
-		return fail(ErrCreate, err)
-	}
-	r.cfg.Events.Normal(p, c.Name, "Created", "Container created")
-	if _, err := r.runtime.StartContainer(callCtx, &cri.StartContainerRequest{ContainerId: created.ContainerId}); err != nil {
-		return fail(ErrRun, err)
-	}
-	r.cfg.Events.Normal(p, c.Name, "Started", "Container started")
-	r.link(created.ContainerId, filepath.Join(sandbox.LogDirectory, config.LogPath))
 	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
 		return nil
 	}
-	if err := r.RunHook(ctx, p, created.ContainerId, c.Name, c.Lifecycle.PostStart); err != nil {
+	if err := r.RunHook(ctx, p, id, c.Name, c.Lifecycle.PostStart); err != nil {
 		r.cfg.Events.Warning(p, c.Name, "FailedPostStartHook", "PostStartHook failed")
-		return &Fault{Reason: ErrPostStart, Message: err.Error(), Started: created.ContainerId}
+		return &Fault{Reason: ErrPostStart, Message: err.Error(), Started: id}
 	}
 	return nil
+}
+
+// fail tells of what went wrong, and is the fault.
+func (r launch) fail(reason string, err error) *Fault {
+	r.cfg.Events.Warning(r.req.Pod, r.req.Start.Name, "Failed", "Error: %s", message(err))
+	return &Fault{Reason: reason, Message: message(err)}
+}
+
+// run creates the container and starts it.
+func (r launch) run(ctx context.Context, sandbox *cri.PodSandboxConfig, image *cri.Image) (id string, err error) {
+	p, name := r.req.Pod, r.req.Start.Name
+	volumes, err := r.imageVolumes(ctx, sandbox)
+	if err != nil {
+		r.cfg.Events.Warning(p, name, "Failed", "Error: %s", err.(*Fault).Reason)
+		return "", err
+	}
+	config, err := r.config(ctx, image, volumes)
+	if err != nil {
+		return "", r.fail(ErrConfig, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	defer r.cfg.Starting()()
+	created, err := r.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: r.req.SandboxID, Config: config, SandboxConfig: sandbox})
+	if err != nil {
+		return "", r.fail(ErrCreate, err)
+	}
+	r.cfg.Events.Normal(p, name, "Created", "Container created")
+	if _, err := r.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: created.ContainerId}); err != nil {
+		return "", r.fail(ErrRun, err)
+	}
+	r.cfg.Events.Normal(p, name, "Started", "Container started")
+	r.link(created.ContainerId, filepath.Join(sandbox.LogDirectory, config.LogPath))
+	return created.ContainerId, nil
 }
 
 // config translates the container and makes on disk what its configuration refers to.

@@ -121,7 +121,7 @@ func (w *Writer) Set(p *v1.Pod, st v1.PodStatus) {
 
 // linger is how long a status that only says that a pod is on its way may wait to be overtaken by the next. Upstream's kubelet
 // looks for the next once a second.
-const linger = 500 * time.Millisecond
+const linger = time.Second
 
 // onItsWay tells whether nothing has happened yet that anybody waits for: no container of the pod has run, and none is held up.
 func onItsWay(st *v1.PodStatus) bool {
