@@ -92,6 +92,12 @@ type Mount struct {
 	Options []string `json:"options"`
 }
 
+// Point is a place in a root file system that a runtime mounts on: a directory, or else a file.
+type Point struct {
+	Path string // absolute and clean
+	Dir  bool
+}
+
 // Usage is what a root file system or a file system takes.
 type Usage struct {
 	Bytes, Inodes int64
@@ -130,8 +136,10 @@ type Archives interface {
 type RootFS interface {
 	// Prepare makes a writable root file system on the image with that id and returns how to mount it. An artifact has
 	// none: ErrArtifact.
+	// Points that the image lacks may be there as empty directories (mode 0755) and files (0644), of which root is the
+	// owner, without being part of the writable layer. A runtime makes what is not.
 	// Preparing the same key again returns the same mounts.
-	Prepare(ctx context.Context, key, imageID string) ([]Mount, error)
+	Prepare(ctx context.Context, key, imageID string, points []Point) ([]Mount, error)
 	// View makes a read-only one (image volumes), of an image or an artifact.
 	View(ctx context.Context, key, imageID string) ([]Mount, error)
 	// Release forgets the root file system of key and frees its space. Releasing what is gone succeeds.

@@ -223,21 +223,33 @@ func (h *host) nothingLeft() {
 // load imports a busybox image.
 func (h *host) load() {
 	h.Helper()
+	h.importImage(testImage, append(h.busybox(),
+		imagetest.File{Name: "etc/passwd", Body: "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n"},
+		imagetest.File{Name: "etc/group", Body: "root:x:0:\ncrew:x:5000:alice\n"},
+		imagetest.File{Name: "tmp/", Mode: 0o1777}, imagetest.File{Name: "proc/"}, imagetest.File{Name: "sys/"}, imagetest.File{Name: "dev/"},
+		imagetest.File{Name: "www/"}, imagetest.File{Name: "www/index.html", Body: "ahoy\n"},
+	))
+}
+
+// busybox is /bin of an image, and all of it.
+func (h *host) busybox() []imagetest.File {
+	h.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		h.Fatalf("the tests need a static /bin/busybox (package busybox-static): %v", err)
 	}
-	files := []imagetest.File{
-		{Name: "bin/busybox", Body: string(busybox), Mode: 0o755},
-		{Name: "etc/passwd", Body: "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n"},
-		{Name: "etc/group", Body: "root:x:0:\ncrew:x:5000:alice\n"},
-		{Name: "tmp/", Mode: 0o1777}, {Name: "proc/"}, {Name: "sys/"}, {Name: "dev/"}, {Name: "www/"}, {Name: "www/index.html", Body: "ahoy\n"},
-	}
+	files := []imagetest.File{{Name: "bin/busybox", Body: string(busybox), Mode: 0o755}}
 	for _, applet := range []string{"sh", "sleep", "cat", "echo", "id", "hostname", "httpd", "ls", "kill", "true", "false", "head", "tr", "ps", "wget", "stty", "tty", "stat", "touch", "cut", "sort", "chown", "mkdir", "mount", "grep", "nproc"} {
 		files = append(files, imagetest.File{Name: "bin/" + applet, Type: '2', Link: "busybox"})
 	}
+	return files
+}
+
+// importImage puts an image of one layer into the store.
+func (h *host) importImage(name string, files []imagetest.File) {
+	h.Helper()
 	image, err := imagetest.Build(imagetest.Spec{
-		Names: []string{testImage}, Layers: [][]imagetest.File{files},
+		Names: []string{name}, Layers: [][]imagetest.File{files},
 		Config: imageservice.Config{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}, StopSignal: "SIGTERM"},
 	})
 	if err != nil {

@@ -56,7 +56,7 @@ func TestImportAndPrepare(t *testing.T) {
 	if len(got) != 1 || got[0].ID != img.ID.String() || got[0].RepoTags[0] != "docker.io/library/hello:1" {
 		t.Fatalf("got %+v", got)
 	}
-	m, err := e.Prepare(t.Context(), "c1", got[0].ID)
+	m, err := e.Prepare(t.Context(), "c1", got[0].ID, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

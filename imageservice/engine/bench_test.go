@@ -42,7 +42,7 @@ func BenchmarkPrepare(b *testing.B) {
 	for b.Loop() {
 		n++
 		key := fmt.Sprintf("c%d", n)
-		if _, err := e.Prepare(b.Context(), key, img.ID.String()); err != nil {
+		if _, err := e.Prepare(b.Context(), key, img.ID.String(), nil); err != nil {
 			b.Fatal(err)
 		}
 		if err := e.Release(b.Context(), key); err != nil {

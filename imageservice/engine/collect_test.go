@@ -88,7 +88,9 @@ func (c *collector) step() {
 			err = c.prepare(c.artifact.ID.String(), c.e.View)
 		}
 	case 4:
-		err = c.prepare(c.images[i].ID.String(), c.e.Prepare)
+		err = c.prepare(c.images[i].ID.String(), func(ctx context.Context, key, id string) ([]imageservice.Mount, error) {
+			return c.e.Prepare(ctx, key, id, []imageservice.Point{{Path: fmt.Sprintf("/%d", i), Dir: true}, {Path: "/etc/hosts"}})
+		})
 	case 5:
 		c.releaseOne()
 	}

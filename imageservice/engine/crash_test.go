@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/skiff-node/skiff/imageservice"
 	"github.com/skiff-node/skiff/imageservice/imagetest"
+	"github.com/skiff-node/skiff/imageservice/snapshot"
 )
 
 const (
@@ -22,7 +24,8 @@ const (
 	crashRef  = "SKIFF_TEST_CRASH_REF"
 )
 
-// TestCrashChild is the process that TestKilledAtEveryStep kills: it pulls one image and removes another.
+// TestCrashChild is the process that TestKilledAtEveryStep kills: it pulls one image, makes a root file system on it, and
+// removes another.
 func TestCrashChild(t *testing.T) {
 	root := os.Getenv(crashRoot)
 	if root == "" {
@@ -32,7 +35,11 @@ func TestCrashChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Pull(t.Context(), imageservice.PullRequest{Reference: os.Getenv(crashRef)}); err != nil {
+	img, err := e.Pull(t.Context(), imageservice.PullRequest{Reference: os.Getenv(crashRef)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Prepare(t.Context(), "c", img.ID, usual); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Remove(t.Context(), "old"); err != nil {
@@ -137,8 +144,8 @@ func crash(t *testing.T, root, ref string, after int) int {
 }
 
 // TestKilledAtEveryStep kills a process with SIGKILL as soon as the first, second, third … change to its store can be
-// seen, while it pulls an image and removes another. Then the store opens, holds each image whole or not at all, has no
-// leftovers, and the pull succeeds.
+// seen, while it pulls an image, makes a root file system and removes another image. Then the store opens, holds each image whole
+// or not at all, mount points likewise, has no leftovers, and the pull succeeds.
 func TestKilledAtEveryStep(t *testing.T) {
 	s := serve(t, false)
 	layers := [][]imagetest.File{
@@ -198,6 +205,14 @@ func recovered(t *testing.T, root, ref, when string) (there bool) {
 		}
 		needed[r.ID.Encoded()+".json"] = true
 	}
+	for _, root := range e.pool.roots {
+		for _, d := range root.Layers {
+			needed[d] = true
+			if snapshot.IsPoints(d) && tree(t, e.pool.layers.Path(d)) != usualTree {
+				t.Errorf("%s: mount points are torn: %s", when, tree(t, e.pool.layers.Path(d)))
+			}
+		}
+	}
 	for _, path := range withoutTemp(leftovers(t, root)) {
 		if !needed[filepath.Base(path)] {
 			t.Errorf("%s: %s is left over", when, path)
@@ -207,7 +222,7 @@ func recovered(t *testing.T, root, ref, when string) (there bool) {
 	if err := e.Remove(t.Context(), "old"); err != nil {
 		t.Errorf("%s: %v", when, err)
 	}
-	if err := e.Remove(t.Context(), ref); err != nil {
+	if err := errors.Join(e.Remove(t.Context(), ref), e.Retain(t.Context(), nil)); err != nil {
 		t.Errorf("%s: %v", when, err)
 	}
 	if left := withoutTemp(leftovers(t, root)); len(left) != 0 {

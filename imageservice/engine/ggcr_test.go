@@ -42,7 +42,7 @@ func TestForeignArchive(t *testing.T) {
 	if len(got) != 1 || got[0].ID != id.String() || got[0].RepoTags[0] != "r.test/foreign:1" || got[0].Config.Cmd[0] != "/run" {
 		t.Errorf("got %+v", got)
 	}
-	if _, err := e.Prepare(t.Context(), "c", got[0].ID); err != nil {
+	if _, err := e.Prepare(t.Context(), "c", got[0].ID, nil); err != nil {
 		t.Error(err)
 	}
 	var back bytes.Buffer

@@ -51,7 +51,7 @@ func TestArtifact(t *testing.T) {
 		if entries, _ := os.ReadDir(mounts[0].Source); len(entries) != 2 {
 			t.Errorf("files: %v", entries)
 		}
-		if _, err := e.Prepare(t.Context(), "c", got.ID); !errors.Is(err, imageservice.ErrArtifact) {
+		if _, err := e.Prepare(t.Context(), "c", got.ID, nil); !errors.Is(err, imageservice.ErrArtifact) {
 			t.Errorf("an artifact as a root file system: %v", err)
 		}
 	}

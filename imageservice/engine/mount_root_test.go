@@ -116,7 +116,7 @@ func TestRootFileSystem(t *testing.T) {
 				{Name: ".wh..wh.plnk/1.2", Body: "aufs"},
 			},
 		)
-		mounts, err := e.Prepare(t.Context(), "c", id)
+		mounts, err := e.Prepare(t.Context(), "c", id, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,7 +179,7 @@ func writeTo(t *testing.T, e *Engine, root, id string) {
 	if err := unix.Unmount(root, 0); err != nil {
 		t.Fatal(err)
 	}
-	again, err := e.Prepare(t.Context(), "c", id)
+	again, err := e.Prepare(t.Context(), "c", id, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestSmallRootFileSystems(t *testing.T) {
 		none := load(t, e)
 		for key, id := range map[string]string{"one": one, "none": none} {
 			want := map[string]string{one: "a", none: "(none)"}[id]
-			rw, err := e.Prepare(t.Context(), key, id)
+			rw, err := e.Prepare(t.Context(), key, id, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -250,7 +250,7 @@ func TestManyLayers(t *testing.T) {
 		for i := range 80 { // the temporary directory of the test has a longer name than the store will have
 			layers = append(layers, []imagetest.File{{Name: "n", Body: strings.Repeat("x", i)}})
 		}
-		mounts, err := e.Prepare(t.Context(), strings.Repeat("f", 64), load(t, e, layers...))
+		mounts, err := e.Prepare(t.Context(), strings.Repeat("f", 64), load(t, e, layers...), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestFullDisk(t *testing.T) {
 		s.push(t, "fits", "1", fits)
 		s.push(t, "large", "1", large)
 		pull(t, e, s.addr+"/fits:1")
-		if _, err := e.Prepare(t.Context(), "running", fits.ID.String()); err != nil {
+		if _, err := e.Prepare(t.Context(), "running", fits.ID.String(), nil); err != nil {
 			t.Fatal(err)
 		}
 		before := leftovers(t, e.cfg.Root)
@@ -315,7 +315,7 @@ func TestFullDisk(t *testing.T) {
 		if err := os.WriteFile(fill, make([]byte, 8<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 			t.Fatalf("the disk is not full: %v", err)
 		}
-		if _, err := e.Prepare(t.Context(), "c", fits.ID.String()); !errors.Is(err, imageservice.ErrNoSpace) {
+		if _, err := e.Prepare(t.Context(), "c", fits.ID.String(), nil); !errors.Is(err, imageservice.ErrNoSpace) {
 			t.Errorf("prepare: %v", err)
 		}
 		if err := e.Remove(t.Context(), "sha256:"+fits.ID.Encoded()); err != nil {

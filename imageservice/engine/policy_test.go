@@ -171,14 +171,14 @@ func TestPolicyChanges(t *testing.T) {
 	} {
 		step.change()
 		n++
-		_, err := e.Prepare(t.Context(), fmt.Sprintf("c%d", n), id)
+		_, err := e.Prepare(t.Context(), fmt.Sprintf("c%d", n), id, nil)
 		if step.ok && err != nil || !step.ok && !errors.Is(err, imageservice.ErrSignatureInvalid) {
 			t.Errorf("%s: %v", step.name, err)
 		}
 	}
 	// What runs may be mounted again.
 	write(t, path, `{"default":[{"type":"reject"}]}`)
-	if _, err := e.Prepare(t.Context(), "c1", id); err != nil {
+	if _, err := e.Prepare(t.Context(), "c1", id, nil); err != nil {
 		t.Errorf("a root file system that is there: %v", err)
 	}
 }

@@ -26,7 +26,7 @@ type pool struct {
 	mu     sync.Mutex
 	blobs  map[digest.Digest]bool
 	chains map[digest.Digest]record.Layer // by chain id: layers that images share
-	strays map[string]bool                // layers of images that are gone, kept for root file systems
+	strays map[string]bool                // layers of no image, kept for root file systems
 	roots  map[string]snapshot.Root       // by key
 	held   map[string]int                 // leases on blobs (digest) and layers ("layer/" + chain id)
 }
@@ -91,6 +91,16 @@ func (p *pool) share(l record.Layer) {
 	p.chains[l.Chain] = l
 }
 
+// enter makes a root file system known, with its layer of mount points.
+func (p *pool) enter(root snapshot.Root) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.roots[root.Key] = root
+	if len(root.Layers) > 0 && snapshot.IsPoints(root.Layers[0]) {
+		p.strays[root.Layers[0]] = true
+	}
+}
+
 // sweep deletes each blob and layer that nobody needs. Space is free once the trash is emptied.
 func (p *pool) sweep(c *catalog.Catalog) error {
 	p.mu.Lock()
@@ -131,12 +141,15 @@ func (p *pool) sweep(c *catalog.Catalog) error {
 	return errors.Join(errs...)
 }
 
-// orphaned reports whether there are layers of images that are gone.
+// orphaned reports whether there are layers of images that are gone. Those of mount points are no reason to sweep: the
+// next container will want them again.
 func (p *pool) orphaned(c *catalog.Catalog) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.strays) > 0 {
-		return true
+	for dir := range p.strays {
+		if !snapshot.IsPoints(dir) {
+			return true
+		}
 	}
 	need := map[string]bool{}
 	for _, r := range c.Records() {

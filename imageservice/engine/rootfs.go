@@ -39,13 +39,13 @@ func (f *rootfs) lock(key string) *sync.Mutex {
 }
 
 // Prepare makes a writable root file system on the image. See imageservice.RootFS.
-func (e *Engine) Prepare(_ context.Context, key, imageID string) ([]imageservice.Mount, error) {
-	return e.rootfs.prepare(snapshot.Root{Key: key, Image: imageID})
+func (e *Engine) Prepare(_ context.Context, key, imageID string, points []imageservice.Point) ([]imageservice.Mount, error) {
+	return e.rootfs.prepare(snapshot.Root{Key: key, Image: imageID}, points)
 }
 
 // View makes a read-only one.
 func (e *Engine) View(_ context.Context, key, imageID string) ([]imageservice.Mount, error) {
-	return e.rootfs.prepare(snapshot.Root{Key: key, Image: imageID, ReadOnly: true})
+	return e.rootfs.prepare(snapshot.Root{Key: key, Image: imageID, ReadOnly: true}, nil)
 }
 
 // Release forgets the root file system of key and frees its space.
@@ -67,7 +67,7 @@ func (e *Engine) Retain(_ context.Context, live []string) error {
 			errs = append(errs, e.rootfs.forget(key))
 		}
 	}
-	return errors.Join(append(errs, e.janitor.sweepOrphans())...)
+	return errors.Join(append(errs, e.janitor.sweep())...)
 }
 
 // Usage is what the writable layer of key takes.
@@ -75,7 +75,7 @@ func (e *Engine) Usage(ctx context.Context, key string) (imageservice.Usage, err
 	return e.rootfs.measure(ctx, key)
 }
 
-func (f *rootfs) prepare(want snapshot.Root) ([]imageservice.Mount, error) {
+func (f *rootfs) prepare(want snapshot.Root, points []imageservice.Point) ([]imageservice.Mount, error) {
 	if !snapshot.ValidKey(want.Key) {
 		return nil, fmt.Errorf("prepare root file system: key %q cannot name a directory", want.Key)
 	}
@@ -88,7 +88,7 @@ func (f *rootfs) prepare(want snapshot.Root) ([]imageservice.Mount, error) {
 	}
 	ready := f.roots.Renew
 	if fresh {
-		ready = f.roots.Make
+		ready, root = f.roots.Make, f.lay(root, points)
 	}
 	if err := ready(root); err != nil {
 		err = fmt.Errorf("prepare root file system of %s: %w", want.Key, classify(err))
@@ -127,6 +127,22 @@ func (f *rootfs) claim(want snapshot.Root) (root snapshot.Root, fresh bool, err 
 	want.Image, want.Layers = r.ID.String(), r.Dirs()
 	f.pool.roots[want.Key] = want
 	return want, true, nil
+}
+
+// lay puts a layer of mount points below those of a new root file system. It is a help and no more: without one, the runtime
+// makes what the image lacks.
+func (f *rootfs) lay(root snapshot.Root, points []imageservice.Point) snapshot.Root {
+	with, ok := f.roots.OnPoints(root, points)
+	if !ok {
+		return root
+	}
+	f.pool.enter(with) // before it is looked for, so that no sweep takes it
+	if err := f.roots.MakePoints(with, points); err != nil {
+		f.log.Warn("a container does without mount points made beforehand", "container", root.Key, "err", err)
+		f.pool.enter(root)
+		return root
+	}
+	return with
 }
 
 // lost names a layer of the image that is no longer on the disk; the image is then forgotten, so that the next pull

@@ -38,7 +38,7 @@ func importOne(t *testing.T, e *Engine, spec imagetest.Spec) imageservice.Image 
 func TestRestart(t *testing.T) {
 	e := open(t, Config{Pinned: []string{"*/kept:*"}})
 	img := importOne(t, e, imagetest.Spec{Names: []string{"r.test/kept:1", "x"}, Config: imageservice.Config{User: "9"}})
-	mounts, err := e.Prepare(t.Context(), "c", img.ID)
+	mounts, err := e.Prepare(t.Context(), "c", img.ID, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestRestart(t *testing.T) {
 	if err != nil || again.ID != img.ID || !slices.Equal(again.RepoTags, img.RepoTags) || again.Config.User != "9" || !again.Pinned {
 		t.Errorf("after a restart: %+v, %v; before: %+v", again, err, img)
 	}
-	same, err := e.Prepare(t.Context(), "c", img.ID)
+	same, err := e.Prepare(t.Context(), "c", img.ID, nil)
 	if err != nil || !slices.Equal(same[0].Options, mounts[0].Options) {
 		t.Errorf("mounts %v, %v; before %v", same, err, mounts)
 	}
@@ -56,7 +56,7 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	e = reopen(t, e)
-	same, err = e.Prepare(t.Context(), "c", img.ID)
+	same, err = e.Prepare(t.Context(), "c", img.ID, nil)
 	if err != nil || !slices.Equal(same[0].Options, mounts[0].Options) {
 		t.Errorf("mounts %v, %v; before %v", same, err, mounts)
 	}
@@ -99,7 +99,7 @@ func TestKilled(t *testing.T) {
 		t.Errorf("left %v, want %v", after, before)
 	}
 	// A key whose record is torn can be prepared anew and is swept.
-	if _, err := e.Prepare(t.Context(), "half", img.ID); err != nil {
+	if _, err := e.Prepare(t.Context(), "half", img.ID, nil); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(root, "containers/half/fs/file")); err == nil {
@@ -169,7 +169,7 @@ func TestTorn(t *testing.T) {
 				t.Errorf("the log says %q", log.String())
 			}
 			got := pull(t, e, s.addr+"/x:1")
-			if _, err := e.Prepare(t.Context(), "c", got.ID); err != nil {
+			if _, err := e.Prepare(t.Context(), "c", got.ID, nil); err != nil {
 				t.Error(err)
 			}
 			if what := e.pool.missing(e.catalog.Records()[0]); what != "" {
@@ -188,11 +188,11 @@ func TestTornUnderWay(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(e.cfg.Root, "l/1")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Prepare(t.Context(), "c", got.ID); !errors.Is(err, imageservice.ErrCorrupt) {
+	if _, err := e.Prepare(t.Context(), "c", got.ID, nil); !errors.Is(err, imageservice.ErrCorrupt) {
 		t.Errorf("got %v", err)
 	}
 	pull(t, e, s.addr+"/x:1")
-	if _, err := e.Prepare(t.Context(), "c", got.ID); err != nil {
+	if _, err := e.Prepare(t.Context(), "c", got.ID, nil); err != nil {
 		t.Error(err)
 	}
 	// Bits that flipped in a manifest are seen when it is used again, and it is fetched again.
@@ -222,7 +222,7 @@ func TestSecondProcess(t *testing.T) {
 func TestRebootDiscards(t *testing.T) {
 	e := open(t, Config{})
 	img := importOne(t, e, imagetest.Spec{})
-	if _, err := e.Prepare(t.Context(), "c", img.ID); err != nil {
+	if _, err := e.Prepare(t.Context(), "c", img.ID, nil); err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(e.cfg.Root, "containers/c")
@@ -237,7 +237,7 @@ func TestRebootDiscards(t *testing.T) {
 		t.Fatal(err)
 	}
 	e = reopen(t, e)
-	if _, err := e.Prepare(t.Context(), "c", img.ID); err != nil {
+	if _, err := e.Prepare(t.Context(), "c", img.ID, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "fs/torn")); err == nil {
@@ -267,7 +267,7 @@ func TestSharedLayers(t *testing.T) {
 	if n := dirs(); n != 2 {
 		t.Errorf("%d layers, want 2", n)
 	}
-	if _, err := e.Prepare(t.Context(), "c", one.ID); err != nil {
+	if _, err := e.Prepare(t.Context(), "c", one.ID, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -299,7 +299,7 @@ func TestConcurrentKeys(t *testing.T) {
 		group.Go(func() {
 			for range 20 {
 				key := "c" + string(rune('a'+i%3))
-				mounts, err := e.Prepare(t.Context(), key, img.ID)
+				mounts, err := e.Prepare(t.Context(), key, img.ID, nil)
 				switch {
 				case errors.Is(err, imageservice.ErrNotFound):
 				case err != nil || len(mounts) != 1:

@@ -225,8 +225,8 @@ func (f *Fake) FSInfo(context.Context) (images, containers imageservice.FSInfo, 
 	return images, containers, nil
 }
 
-// Prepare makes a writable root file system: a bind mount of Rootfs.
-func (f *Fake) Prepare(_ context.Context, key, imageID string) ([]imageservice.Mount, error) {
+// Prepare makes a writable root file system: a bind mount of Rootfs. It makes no mount points.
+func (f *Fake) Prepare(_ context.Context, key, imageID string, _ []imageservice.Point) ([]imageservice.Mount, error) {
 	return f.mount(key, fakeRoot{image: imageID})
 }
 

@@ -197,7 +197,7 @@ func testRemove(t *testing.T, s *suite) {
 		}
 	}
 	// The layer that both share is still good.
-	if _, err := s.svc.Prepare(t.Context(), "k", s.one.ID.String()); err != nil {
+	if _, err := s.svc.Prepare(t.Context(), "k", s.one.ID.String(), nil); err != nil {
 		t.Error(err)
 	}
 	if err := s.svc.Remove(t.Context(), "a b"); !errors.Is(err, imageservice.ErrInvalidReference) {
@@ -279,11 +279,11 @@ func testExport(t *testing.T, s *suite) {
 func testRoots(t *testing.T, s *suite) {
 	s.load(t, s.one)
 	id := s.one.ID.String()
-	first, err := s.svc.Prepare(t.Context(), "c1", id)
+	first, err := s.svc.Prepare(t.Context(), "c1", id, nil)
 	if err != nil || len(first) == 0 {
 		t.Fatalf("%v, %v", first, err)
 	}
-	again, err := s.svc.Prepare(t.Context(), "c1", id)
+	again, err := s.svc.Prepare(t.Context(), "c1", id, nil)
 	if err != nil || len(again) != len(first) || again[0].Type != first[0].Type || !slices.Equal(again[0].Options, first[0].Options) {
 		t.Errorf("prepared again: %v, %v; first %v", again, err, first)
 	}
@@ -302,11 +302,11 @@ func testRoots(t *testing.T, s *suite) {
 	if _, err := s.svc.Usage(t.Context(), "c1"); !errors.Is(err, imageservice.ErrNotFound) {
 		t.Errorf("usage of what is gone: %v", err)
 	}
-	if _, err := s.svc.Prepare(t.Context(), "c2", "sha256:"+strings.Repeat("0", 64)); !errors.Is(err, imageservice.ErrNotFound) {
+	if _, err := s.svc.Prepare(t.Context(), "c2", "sha256:"+strings.Repeat("0", 64), nil); !errors.Is(err, imageservice.ErrNotFound) {
 		t.Errorf("prepare without image: %v", err)
 	}
 	for _, key := range []string{"", ".", "..", "a/b", "../x", "a:b", "a,b"} {
-		if _, err := s.svc.Prepare(t.Context(), key, id); err == nil {
+		if _, err := s.svc.Prepare(t.Context(), key, id, nil); err == nil {
 			t.Errorf("the key %q was taken", key)
 		}
 	}
@@ -315,22 +315,22 @@ func testRoots(t *testing.T, s *suite) {
 func testInUse(t *testing.T, s *suite) {
 	s.load(t, s.one)
 	id := s.one.ID.String()
-	first, err := s.svc.Prepare(t.Context(), "c1", id)
+	first, err := s.svc.Prepare(t.Context(), "c1", id, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.svc.Remove(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.svc.Prepare(t.Context(), "c1", id)
+	again, err := s.svc.Prepare(t.Context(), "c1", id, nil)
 	if err != nil || !slices.Equal(again[0].Options, first[0].Options) {
 		t.Errorf("%v, %v", again, err)
 	}
-	if _, err := s.svc.Prepare(t.Context(), "c2", id); !errors.Is(err, imageservice.ErrNotFound) {
+	if _, err := s.svc.Prepare(t.Context(), "c2", id, nil); !errors.Is(err, imageservice.ErrNotFound) {
 		t.Errorf("a new key on a removed image: %v", err)
 	}
 	s.load(t, s.one)
-	if _, err := s.svc.Prepare(t.Context(), "c2", id); err != nil {
+	if _, err := s.svc.Prepare(t.Context(), "c2", id, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -338,7 +338,7 @@ func testInUse(t *testing.T, s *suite) {
 func testRetain(t *testing.T, s *suite) {
 	s.load(t, s.one)
 	for _, key := range []string{"a", "b", "c"} {
-		if _, err := s.svc.Prepare(t.Context(), key, s.one.ID.String()); err != nil {
+		if _, err := s.svc.Prepare(t.Context(), key, s.one.ID.String(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,8 @@
 // small file: nothing is synced, because no container outlives a reboot, and the overlay is mounted "volatile"
 // for the same reason.
 //
+// Below the layers of the image may lie one of mount points, see points.go.
+//
 // What is removed is first renamed into trash/ and then deleted, so a name is free at once and a crash leaves
 // nothing that looks alive.
 package snapshot

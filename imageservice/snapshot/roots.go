@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,7 +22,7 @@ const errNoRoom = syscall.ENOSPC
 type Root struct {
 	Key      string   `json:"key"`
 	Image    string   `json:"image"`
-	Layers   []string `json:"layers"` // names of layers, lowest first
+	Layers   []string `json:"layers"` // names of layers, lowest first; the lowest may be one of mount points
 	ReadOnly bool     `json:"readOnly,omitempty"`
 	Boot     string   `json:"boot"` // boot id of the kernel it was made under
 }
@@ -81,7 +82,7 @@ func ValidKey(key string) bool {
 }
 
 // Load reads the records of all root file systems. One whose record is missing or torn is returned with its key
-// alone, so that it can be released.
+// alone, so that it can be released. One of an earlier boot is returned without its mount points, which may be torn.
 func (r *Roots) Load() ([]Root, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
@@ -95,6 +96,9 @@ func (r *Roots) Load() ([]Root, error) {
 				root = Root{}
 			}
 			root.Key = e.Name()
+		}
+		if root.Boot != r.boot {
+			root.Layers = slices.DeleteFunc(root.Layers, IsPoints)
 		}
 		all = append(all, root)
 	}

@@ -63,8 +63,11 @@ func (c *containerParts) makeSteps(o *container, box sandboxRecord, image images
 	var mounts []imageservice.Mount
 	list := c.steps(o)
 	list[0].Do = func(context.Context) error { return os.Mkdir(dir, 0o711) }
-	list[1].Do = func(ctx context.Context) (err error) {
-		mounts, err = c.cfg.Images.Prepare(ctx, id, image.ID)
+	list[1].Do = func(ctx context.Context) error {
+		points, err := spec.Points(rec.Container.Config, c.files(box))
+		if err == nil {
+			mounts, err = c.cfg.Images.Prepare(ctx, id, image.ID, points)
+		}
 		return err
 	}
 	_, label := spec.SELinuxLabels(box.Sandbox.Config.Security.SELinux, rec.Container.Config.Security, c.host)
