@@ -23,7 +23,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -33,6 +32,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/skiff-node/skiff/cmd/skiff-cri/monitor"
+	"github.com/skiff-node/skiff/cmd/skiff/memory"
 	"github.com/skiff-node/skiff/cri/calls"
 )
 
@@ -74,7 +74,11 @@ func run(args []string) error {
 		return purge(ctx, config, log)
 	case "":
 		// The heap is small and most of what is allocated dies at once: collect often, stay small.
-		debug.SetGCPercent(50)
+		habits := memory.Habits{
+			Percent: 50, Busy: 200, Quickly: 500 * time.Millisecond, Several: 3,
+			Restful: memory.Period / 100, Laborious: 50 * time.Millisecond,
+		}
+		go habits.Follow(ctx) // it ends with the process, which does not wait for it
 		return serve(ctx, config, newOperations(log, level), func() (Config, error) {
 			_, again, err := parse(args)
 			return again, err
