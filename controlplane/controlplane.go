@@ -231,11 +231,13 @@ func (c *ControlPlane) controllers() (*controller.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("controllers: make a client: %w", err)
 	}
+	// The controllers' own factory: the API server's informers run already, and upstream's constructors register handlers
+	// before they set what those handlers use (disruption crashes on its nil lister).
+	own := informers.NewSharedInformerFactory(client, 0)
+	controller.LendPods(own, c.api.Informers())
 	return controller.New(controller.Config{
-		API: c.api.Loopback(),
-		// The controllers' own factory: the API server's informers run already, and upstream's constructors register handlers
-		// before they set what those handlers use (disruption crashes on its nil lister).
-		Informers:      informers.NewSharedInformerFactory(client, 0),
+		API:            c.api.Loopback(),
+		Informers:      own,
 		ClusterCAFile:  c.paths.CA.Cert,
 		SigningCert:    c.paths.CA.Cert,
 		SigningKey:     c.paths.CA.Key,
