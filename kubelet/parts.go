@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -36,14 +37,16 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod/admit"
 	"github.com/skiff-node/skiff/kubelet/reserve"
 	"github.com/skiff-node/skiff/kubelet/runtime/spec"
+	"github.com/skiff-node/skiff/kubelet/stats"
 	"github.com/skiff-node/skiff/kubelet/volume/token"
 )
 
 // machine is what the kubelet has to know of the machine before anything runs.
 type machine struct {
 	memory, cpus int64
-	storage      int64         // bytes for local ephemeral storage; zero when it is not counted
-	usage        memory.Policy // swap and protection of memory
+	storage      int64           // bytes for local ephemeral storage; zero when it is not counted
+	more         v1.ResourceList // that only groups of processes are bounded to: process ids and huge pages
+	usage        memory.Policy   // swap and protection of memory
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
 	apparmor     bool             // the kernel enforces AppArmor profiles
@@ -61,7 +64,10 @@ func readMachine(cfg *Config) (machine, error) {
 	if err != nil {
 		return machine{}, err
 	}
-	m := machine{apparmor: admit.AppArmor(), memory: facts.Memory, cpus: facts.CPUs, ips: cfg.NodeIPs, reserved: kept.Of}
+	m := machine{apparmor: admit.AppArmor(), memory: facts.Memory, cpus: facts.CPUs, more: facts.Pages(), ips: cfg.NodeIPs, reserved: kept.Of}
+	if pids := stats.MaxPIDs(); pids > 0 {
+		m.more[reserve.PIDs] = *resource.NewQuantity(pids, resource.DecimalSI)
+	}
 	if *cfg.Configuration.LocalStorageCapacityIsolation {
 		m.storage = facts.Storage
 	}
@@ -167,7 +173,8 @@ func (k *Kubelet) newCgroups(ctx context.Context) error {
 func newGroups(k *Kubelet, bySystemd bool) (cgroup.Groups, error) {
 	c := k.cfg.Configuration
 	capacity := k.facts.capacity(c.MaxPods)
-	cfg := cgroup.Config{Root: c.CgroupRoot, Log: k.log, Node: reserve.NodeLimits(c, capacity), Reserved: reserve.GroupLimits(c), Reserve: reserve.Better(c, capacity),
+	maps.Copy(capacity, k.facts.more)
+	cfg := cgroup.Config{Root: c.CgroupRoot, Log: k.log, Node: reserve.NodeLimits(c, capacity), Reserved: reserve.GroupLimits(c, capacity), Reserve: reserve.Better(c, capacity),
 		Options: cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}}
 	if bySystemd {
 		units, err := systemd.New()

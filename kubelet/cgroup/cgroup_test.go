@@ -401,6 +401,34 @@ func TestReserved(t *testing.T) {
 	check("nothing reserved", "max", "max")
 }
 
+// TestReservedGroups: a group that others have made is limited to what is reserved for it, in huge pages only where it has such limits.
+func TestReservedGroups(t *testing.T) {
+	root := t.TempDir()
+	trees := map[string]string{"cpu": root, "memory": root, "pids": root, "hugetlb": root}
+	for _, group := range []string{"with", "without"} {
+		if err := os.Mkdir(filepath.Join(root, group), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "with/hugetlb.2MB.max"), []byte("max"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	reserved := Limits{Shares: ptr(1024), Pids: ptr(50), HugePages: map[int64]int64{2 << 20: 0}}
+	m, err := New(Config{Layout: Layout{Version: V2, Trees: trees, Roots: []string{root}}, Reserved: map[string]Limits{"/with": reserved, "/without": reserved}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.EnsureNode(); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"with/cpu.weight": "100", "with/pids.max": "50", "with/hugetlb.2MB.max": "0",
+		"without/cpu.weight": "100", "without/pids.max": "50", "without/hugetlb.2MB.max": ""} {
+		if got, _ := os.ReadFile(filepath.Join(root, file)); string(got) != want {
+			t.Errorf("%s: %q, want %q", file, got, want)
+		}
+	}
+}
+
 // TestLimitLater: pods that use more than all may have are no reason not to start; the limit is set once they do not.
 func TestLimitLater(t *testing.T) {
 	root := t.TempDir()

@@ -42,7 +42,7 @@ func (f Flat) EnsureNode() error {
 	if !f.exists(group) {
 		return fmt.Errorf("cgroupRoot: cgroup %q does not exist", group)
 	}
-	if err := f.set(group, f.cfg.Node); err != nil {
+	if err := f.restrict(group, f.cfg.Node); err != nil {
 		return fmt.Errorf("limit cgroup %q, cgroupRoot: %w", group, err)
 	}
 	return nil

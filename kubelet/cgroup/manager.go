@@ -94,18 +94,22 @@ func (m *Manager) Close() error {
 // All is kubepods.
 func (m *Manager) All() string { return m.group() }
 
-// EnsureNode makes kubepods with the node's limits and the two tiers below it. It is idempotent.
+// EnsureNode makes kubepods with the node's limits and the two tiers below it, and limits the groups that are reserved for others.
+// It is idempotent. In this order, as in version 2 making kubepods gives its siblings files that they may lack.
 func (m *Manager) EnsureNode() error {
+	if err := m.ensureTiers(); err != nil {
+		return err
+	}
 	for group, limits := range m.cfg.Reserved {
 		group = m.existing(group)
 		if !m.exists(group) {
 			return fmt.Errorf("cgroup %q, which is to be limited to what is reserved, does not exist", group)
 		}
-		if err := m.set(group, limits); err != nil {
+		if err := m.restrict(group, limits); err != nil {
 			return fmt.Errorf("limit cgroup %q to what is reserved: %w", group, err)
 		}
 	}
-	return m.ensureTiers()
+	return nil
 }
 
 // EnsurePod makes the pod's group with its limits and returns the cgroup parent to give to the runtime. Call it again

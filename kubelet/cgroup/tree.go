@@ -100,6 +100,20 @@ func (t *tree) set(group string, limits Limits) error {
 	return t.write(group, Files(t.layout.Version, limits))
 }
 
+// restrict limits a group that others have made. They need not have made it where huge pages are limited: systemd does not.
+func (t *tree) restrict(group string, limits Limits) error {
+	var pages Limits
+	pages.HugePages, limits.HugePages = limits.HugePages, nil
+	if err := t.set(group, limits); err != nil {
+		return err
+	}
+	files := slices.DeleteFunc(Files(t.layout.Version, pages), func(f File) bool {
+		_, err := os.Stat(filepath.Join(t.Dir(f.Controller, group), f.Name))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	return t.write(group, files)
+}
+
 func (t *tree) write(group string, files []File) error {
 	for _, f := range files {
 		dir := t.Dir(f.Controller, group)

@@ -72,6 +72,16 @@ func (f *Facts) Swap() int64 {
 	return *f.Info.Swap.Capacity
 }
 
+// Pages are the huge pages as resources, of each size that the machine knows.
+func (f *Facts) Pages() v1.ResourceList {
+	list := v1.ResourceList{}
+	for size, bytes := range f.HugePages {
+		name := v1.ResourceName(v1.ResourceHugePagesPrefix + resource.NewQuantity(size, resource.BinarySI).String())
+		list[name] = *resource.NewQuantity(bytes, resource.BinarySI)
+	}
+	return list
+}
+
 // memInfo reads a line of /proc/meminfo, in bytes.
 func memInfo(key string) (int64, error) {
 	f, err := os.Open("/proc/meminfo")
@@ -194,10 +204,7 @@ func resources(c Capacity, f Facts) (capacity, allocatable v1.ResourceList) {
 	if c.NoStorage {
 		delete(capacity, v1.ResourceEphemeralStorage)
 	}
-	for size, bytes := range f.HugePages {
-		name := v1.ResourceName(v1.ResourceHugePagesPrefix + resource.NewQuantity(size, resource.BinarySI).String())
-		capacity[name] = *resource.NewQuantity(bytes, resource.BinarySI)
-	}
+	maps.Copy(capacity, f.Pages())
 	allocatable = capacity.DeepCopy()
 	subtract := func(name v1.ResourceName, q resource.Quantity) {
 		left := allocatable[name]

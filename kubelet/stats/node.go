@@ -171,10 +171,9 @@ func nodeSwap(at metav1.Time) *v1alpha1.SwapStats {
 
 // nodeRlimit is how many processes and threads there may be, and are.
 func nodeRlimit(at metav1.Time) *v1alpha1.RlimitStats {
-	most, err1 := strconv.ParseInt(strings.TrimSpace(read("/proc/sys/kernel/pid_max")), 10, 64)
-	threads, err2 := strconv.ParseInt(strings.TrimSpace(read("/proc/sys/kernel/threads-max")), 10, 64)
+	most := MaxPIDs()
 	fields := strings.Fields(read("/proc/loadavg"))
-	if err1 != nil || err2 != nil || len(fields) < 4 {
+	if most == 0 || len(fields) < 4 {
 		return nil
 	}
 	_, total, _ := strings.Cut(fields[3], "/")
@@ -182,8 +181,19 @@ func nodeRlimit(at metav1.Time) *v1alpha1.RlimitStats {
 	if err != nil {
 		return nil
 	}
-	most = min(most, threads)
 	return &v1alpha1.RlimitStats{Time: at, MaxPID: &most, NumOfRunningProcesses: &now}
+}
+
+// MaxPIDs is how many processes and threads the machine may have at once, the least of what bounds it; 0 when none can be read.
+func MaxPIDs() int64 {
+	var most int64
+	for _, file := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
+		n, err := strconv.ParseInt(strings.TrimSpace(read(file)), 10, 64)
+		if err == nil && (most == 0 || n < most) {
+			most = n
+		}
+	}
+	return most
 }
 
 // nodeNetwork reads /proc/net/dev; the interface of the default route speaks for the node.
