@@ -49,6 +49,7 @@ type machine struct {
 	usage        memory.Policy   // swap and protection of memory
 	ips          []string
 	reserved     func(v1.ResourceList) v1.ResourceList
+	online       string           // the list of its processors
 	apparmor     bool             // the kernel enforces AppArmor profiles
 	pulls        *pulls.Records   // with which credentials its images were pulled
 	assigned     *assign.Assigner // gives parts of it to pods
@@ -64,7 +65,7 @@ func readMachine(cfg *Config) (machine, error) {
 	if err != nil {
 		return machine{}, err
 	}
-	m := machine{apparmor: admit.AppArmor(), memory: facts.Memory, cpus: facts.CPUs, more: facts.Pages(), ips: cfg.NodeIPs, reserved: kept.Of}
+	m := machine{apparmor: admit.AppArmor(), memory: facts.Memory, cpus: facts.CPUs, more: facts.Pages(), online: facts.Online, ips: cfg.NodeIPs, reserved: kept.Of}
 	if pids := stats.MaxPIDs(); pids > 0 {
 		m.more[reserve.PIDs] = *resource.NewQuantity(pids, resource.DecimalSI)
 	}
@@ -176,6 +177,9 @@ func newGroups(k *Kubelet, bySystemd bool) (cgroup.Groups, error) {
 	maps.Copy(capacity, k.facts.more)
 	cfg := cgroup.Config{Root: c.CgroupRoot, Log: k.log, Node: reserve.NodeLimits(c, capacity), Reserved: reserve.GroupLimits(c, capacity), Reserve: reserve.Better(c, capacity),
 		Options: cgroup.Options{NoQuota: !*c.CPUCFSQuota, Period: c.CPUCFSQuotaPeriod.Microseconds(), Pids: *c.PodPidsLimit, Tiered: k.facts.usage.Tiered, High: k.facts.usage.High}}
+	if c.CPUManagerPolicy == "none" { // as upstream: so that systemd knows that processors are limited below, and does not undo it
+		cfg.Node.CPUs = k.facts.online
+	}
 	if bySystemd {
 		units, err := systemd.New()
 		if err != nil {

@@ -19,7 +19,7 @@ import (
 // TestTree makes, changes and removes groups of the machine, below a root of its own.
 func TestTree(t *testing.T) {
 	root := "/skiff-test-" + strings.ToLower(rand.Text())
-	m, err := New(Config{Root: root, Node: Limits{Shares: ptr(2048), Memory: ptr(1 << 30), Pids: ptr(30000)}, Options: Options{Pids: 100}})
+	m, err := New(Config{Root: root, Node: Limits{Shares: ptr(2048), Memory: ptr(1 << 30), Pids: ptr(30000), CPUs: "0"}, Options: Options{Pids: 100}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestTree(t *testing.T) {
 			}
 		}
 	}
-	check(root+"/kubepods", Limits{Memory: ptr(1 << 30), Shares: ptr(2048), Pids: ptr(30000)})
+	check(root+"/kubepods", Limits{Memory: ptr(1 << 30), Shares: ptr(2048), Pids: ptr(30000), CPUs: "0"})
 	check(group, Limits{Shares: ptr(512), Quota: ptr(100000), Memory: ptr(64 << 20), Pids: ptr(100)})
 	check(root+"/kubepods/burstable", Limits{Shares: ptr(512)})
 

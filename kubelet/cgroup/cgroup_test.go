@@ -85,6 +85,29 @@ func TestPodFiles(t *testing.T) {
 	}
 }
 
+// TestCPUs: the list goes to one file in both versions, and to systemd as a mask, where that has a tree for it.
+func TestCPUs(t *testing.T) {
+	l := Limits{CPUs: "0-2,9"}
+	for _, version := range []Version{V1, V2} {
+		if got := fmt.Sprint(Files(version, l)); got != "[{cpuset cpuset.cpus 0-2,9}]" {
+			t.Errorf("%s: %s", version, got)
+		}
+		if got := Files(version, Limits{}); len(got) != 0 {
+			t.Errorf("%s, any processor: %v", version, got)
+		}
+	}
+	if got := fmt.Sprint(Properties(V2, l), Properties(V1, l), Properties(V2, Limits{})); got != "[{AllowedCPUs [7 2]}] [] []" {
+		t.Error(got)
+	}
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "cpuset.cpus"), []byte("0-1,8-11\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := (Layout{Trees: map[string]string{"cpuset": root}}).among(l.CPUs, "/"); got != "0-1,9" {
+		t.Errorf("below a group that has not all of them: %s", got)
+	}
+}
+
 func TestPodLevelResources(t *testing.T) {
 	pod := podOf("cpu=1", "")
 	pod.Spec.Resources = &v1.ResourceRequirements{Requests: res("cpu=1 memory=1Gi"), Limits: res("cpu=1 memory=1Gi")}
@@ -404,7 +427,7 @@ func TestReserved(t *testing.T) {
 // TestReservedGroups: a group that others have made is limited to what is reserved for it, in huge pages only where it has such limits.
 func TestReservedGroups(t *testing.T) {
 	root := t.TempDir()
-	trees := map[string]string{"cpu": root, "memory": root, "pids": root, "hugetlb": root}
+	trees := map[string]string{"cpu": root, "memory": root, "pids": root, "hugetlb": root, "cpuset": root}
 	for _, group := range []string{"with", "without"} {
 		if err := os.Mkdir(filepath.Join(root, group), 0o755); err != nil {
 			t.Fatal(err)
@@ -413,15 +436,15 @@ func TestReservedGroups(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "with/hugetlb.2MB.max"), []byte("max"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	reserved := Limits{Shares: ptr(1024), Pids: ptr(50), HugePages: map[int64]int64{2 << 20: 0}}
-	m, err := New(Config{Layout: Layout{Version: V2, Trees: trees, Roots: []string{root}}, Reserved: map[string]Limits{"/with": reserved, "/without": reserved}})
+	reserved := Limits{Shares: ptr(1024), Pids: ptr(50), HugePages: map[int64]int64{2 << 20: 0}, CPUs: "0"}
+	m, err := New(Config{Layout: Layout{Version: V2, Trees: trees, Roots: []string{root}}, Reserved: map[string]Limits{"/with": reserved, "/without": reserved}, Node: Limits{CPUs: "0-1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := m.EnsureNode(); err != nil {
 		t.Fatal(err)
 	}
-	for file, want := range map[string]string{"with/cpu.weight": "100", "with/pids.max": "50", "with/hugetlb.2MB.max": "0",
+	for file, want := range map[string]string{"with/cpu.weight": "100", "with/pids.max": "50", "with/hugetlb.2MB.max": "0", "with/cpuset.cpus": "", "kubepods/cpuset.cpus": "0-1",
 		"without/cpu.weight": "100", "without/pids.max": "50", "without/hugetlb.2MB.max": ""} {
 		if got, _ := os.ReadFile(filepath.Join(root, file)); string(got) != want {
 			t.Errorf("%s: %q, want %q", file, got, want)

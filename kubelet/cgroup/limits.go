@@ -35,6 +35,8 @@ type Limits struct {
 	Min, Low, High *int64
 	// HugePages maps a page size in bytes to the bytes that may be used of it.
 	HugePages map[int64]int64
+	// CPUs are the processors that may be used, as a list ("0-3,7"); empty leaves them as they are.
+	CPUs string
 }
 
 // Options are what a pod's limits depend on beside the pod.
@@ -193,7 +195,15 @@ func Files(version Version, l Limits) []File {
 		value := l.HugePages[size]
 		add("hugetlb", "hugetlb."+sizeName(size)+".limit_in_bytes", &value)
 	}
-	return out
+	return append(out, l.cpus()...)
+}
+
+// cpus is the same in both versions. It comes last: where it cannot be set the rest is.
+func (l *Limits) cpus() []File {
+	if l.CPUs == "" {
+		return nil
+	}
+	return []File{{"cpuset", "cpuset.cpus", l.CPUs}}
 }
 
 func files2(l Limits) []File {
@@ -221,7 +231,7 @@ func files2(l Limits) []File {
 	for _, size := range pageSizes(l.HugePages) {
 		out = append(out, File{"hugetlb", "hugetlb." + sizeName(size) + ".max", strconv.FormatInt(l.HugePages[size], 10)})
 	}
-	return out
+	return append(out, l.cpus()...)
 }
 
 func orMax(v int64) string {

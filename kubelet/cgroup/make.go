@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"k8s.io/utils/cpuset"
 )
 
 // Make makes a group in every tree, with nothing limited.
@@ -48,6 +50,20 @@ func (l Layout) inheritSets(group string) error {
 		}
 	}
 	return nil
+}
+
+// among leaves of the list of processors those that the group has: version 1 gives none that its parent has not.
+func (l Layout) among(list, group string) string {
+	data, err := os.ReadFile(filepath.Join(l.Trees["cpuset"], group, "cpuset.cpus"))
+	if err != nil {
+		return list
+	}
+	wanted, err1 := cpuset.Parse(list)
+	has, err2 := cpuset.Parse(strings.TrimSpace(string(data)))
+	if err1 != nil || err2 != nil {
+		return list
+	}
+	return wanted.Intersection(has).String()
 }
 
 // handDown makes the group and hands the controllers of version 2 down to it, step by step: a child has a controller only when its

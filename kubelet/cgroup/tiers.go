@@ -55,8 +55,13 @@ func (m *Manager) ensureTiers() error {
 		return fmt.Errorf("make the cgroup of all pods: %w", err)
 	}
 	m.mu.Lock()
+	var err error
+	m.cfg.Node.CPUs, err = m.ensureCPUs(m.group(), m.cfg.Node.CPUs)
 	m.limitAll()
 	m.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("make the cgroup of all pods, for processors: %w", err)
+	}
 	share := Limits{Shares: ptr(minShares), Low: low, Memory: most}
 	if m.exists(m.group(burstable)) {
 		share.Shares = nil // its pods may run: it keeps its weight until they are adopted

@@ -90,6 +90,22 @@ func (t *tree) ensure(group string, limits Limits) error {
 	return t.write(group, files)
 }
 
+// ensureCPUs makes the group where processors are limited, if they are to be, and tells which of them it can have. In version 2 the
+// group is there already, and may be told of any.
+func (t *tree) ensureCPUs(group, list string) (string, error) {
+	dir := t.Dir("cpuset", group)
+	if list == "" || t.layout.Version == V2 || dir == "" {
+		return list, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return list, err
+	}
+	if err := t.layout.inheritSets(group); err != nil {
+		return list, err
+	}
+	return t.layout.among(list, filepath.Dir(group)), nil // by now the parent has some
+}
+
 // set limits a group that exists.
 func (t *tree) set(group string, limits Limits) error {
 	if t.units != nil {
@@ -101,9 +117,10 @@ func (t *tree) set(group string, limits Limits) error {
 }
 
 // restrict limits a group that others have made. They need not have made it where huge pages are limited: systemd does not.
+// On which processors it runs is theirs to say, though upstream's gives it all.
 func (t *tree) restrict(group string, limits Limits) error {
-	var pages Limits
-	pages.HugePages, limits.HugePages = limits.HugePages, nil
+	pages := Limits{HugePages: limits.HugePages}
+	limits.HugePages, limits.CPUs = nil, ""
 	if err := t.set(group, limits); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"math"
 	"path"
 	"strings"
+
+	"k8s.io/utils/cpuset"
 )
 
 // Units are systemd's units, by which it makes and bounds groups. Each call is done when it returns. systemd.Bus implements it.
@@ -16,7 +18,7 @@ type Units interface {
 	Stop(unit string) error
 }
 
-// Property of a unit, by its name on the bus (org.freedesktop.systemd1); Value is a uint64.
+// Property of a unit, by its name on the bus (org.freedesktop.systemd1); Value is a uint64, or a mask of processors as []byte.
 type Property struct {
 	Name  string
 	Value any
@@ -39,6 +41,9 @@ func Properties(version Version, l Limits) []Property {
 		add("MemoryMin", l.Min)
 		add("MemoryLow", l.Low)
 		add("MemoryHigh", l.High)
+		if mask := mask(l.CPUs); len(mask) > 0 {
+			out = append(out, Property{"AllowedCPUs", mask})
+		}
 	} else {
 		add("CPUShares", l.Shares)
 		add("MemoryLimit", l.Memory)
@@ -51,6 +56,19 @@ func Properties(version Version, l Limits) []Property {
 		out = append(out, Property{"CPUQuotaPeriodUSec", uint64(l.period())}, Property{"CPUQuotaPerSecUSec", perSecond})
 	}
 	add("TasksMax", l.Pids)
+	return out
+}
+
+// mask has one bit for each processor of a list, the lowest first.
+func mask(list string) []byte {
+	var out []byte
+	set, _ := cpuset.Parse(list) // the kernel wrote it
+	for _, cpu := range set.List() {
+		for len(out) <= cpu/8 {
+			out = append(out, 0)
+		}
+		out[cpu/8] |= 1 << (cpu % 8)
+	}
 	return out
 }
 

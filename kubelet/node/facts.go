@@ -21,6 +21,7 @@ import (
 type Facts struct {
 	Info      v1.NodeSystemInfo
 	CPUs      int64
+	Online    string          // the list of the processors that run, "0-3"; empty when it cannot be read
 	Memory    int64           // bytes
 	HugePages map[int64]int64 // page size in bytes → bytes reserved for pages of this size
 	Storage   int64           // bytes of the file system of the kubelet's directory
@@ -38,7 +39,8 @@ func ReadFacts(root string) (Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	f.CPUs = onlineCPUs()
+	f.Online = firstOf("/sys/devices/system/cpu/online")
+	f.CPUs = countCPUs(f.Online)
 	f.HugePages = hugePages("/sys/kernel/mm/hugepages")
 	if f.Storage, err = storage(root); err != nil {
 		return f, err
@@ -99,8 +101,8 @@ func memInfo(key string) (int64, error) {
 	return 0, fmt.Errorf("/proc/meminfo has no %s", key)
 }
 
-func onlineCPUs() int64 {
-	if n := countList(firstOf("/sys/devices/system/cpu/online")); n > 0 {
+func countCPUs(online string) int64 {
+	if n := countList(online); n > 0 {
 		return n
 	}
 	return int64(goruntime.NumCPU())

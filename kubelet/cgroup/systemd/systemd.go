@@ -128,15 +128,23 @@ type property struct {
 	Value dbus.Variant
 }
 
-// period is a property that systemd knows since version 242. Before that only the file has it.
-const period, periodSince = "CPUQuotaPeriodUSec", 242
+// since tells from which version on systemd knows a property, of those that not every one knows. Before that only the file has it.
+func since(property string) int {
+	switch property {
+	case "CPUQuotaPeriodUSec":
+		return 242
+	case "AllowedCPUs":
+		return 244
+	}
+	return 0
+}
 
 func (b *Bus) variants(properties []cgroup.Property) []property {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []property
 	for _, p := range properties {
-		if p.Name != period || b.version >= periodSince {
+		if b.version >= since(p.Name) {
 			out = append(out, property{p.Name, dbus.MakeVariant(p.Value)})
 		}
 	}

@@ -89,14 +89,19 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// TestOld: systemd before 242 knows no length of the time slice.
+// TestOld: systemd before 242 knows no length of the time slice, and before 244 no processors.
 func TestOld(t *testing.T) {
-	b, s, _ := start(t, "239")
-	if err := b.Ensure("a.slice", "-.slice", []cgroup.Property{{Name: "CPUQuotaPeriodUSec", Value: uint64(1)}, {Name: "TasksMax", Value: uint64(9)}}); err != nil {
-		t.Fatal(err)
-	}
-	if got := s.Unit("a.slice"); got["TasksMax"] != uint64(9) || got["CPUQuotaPeriodUSec"] != nil {
-		t.Errorf("%v", got)
+	for version, want := range map[string]string{"239": "9 <nil> <nil>", "242": "9 1 <nil>", "244": "9 1 [3]"} {
+		b, s, _ := start(t, version)
+		properties := append(cgroup.Properties(cgroup.V2, cgroup.Limits{CPUs: "0-1"}),
+			cgroup.Property{Name: "CPUQuotaPeriodUSec", Value: uint64(1)}, cgroup.Property{Name: "TasksMax", Value: uint64(9)})
+		if err := b.Ensure("a.slice", "-.slice", properties); err != nil {
+			t.Fatal(err)
+		}
+		unit := s.Unit("a.slice")
+		if got := fmt.Sprint(unit["TasksMax"], unit["CPUQuotaPeriodUSec"], unit["AllowedCPUs"]); got != want {
+			t.Errorf("%s: %s, want %s", version, got, want)
+		}
 	}
 }
 

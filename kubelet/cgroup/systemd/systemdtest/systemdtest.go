@@ -125,7 +125,7 @@ func (s *Systemd) End(result string) {
 var known = map[string]any{"Description": "", "Wants": []string{}, "DefaultDependencies": false,
 	"MemoryAccounting": false, "CPUAccounting": false, "IOAccounting": false, "TasksAccounting": false,
 	"CPUWeight": uint64(0), "CPUShares": uint64(0), "CPUQuotaPerSecUSec": uint64(0), "CPUQuotaPeriodUSec": uint64(0), "TasksMax": uint64(0),
-	"MemoryMax": uint64(0), "MemoryMin": uint64(0), "MemoryLow": uint64(0), "MemoryHigh": uint64(0), "MemoryLimit": uint64(0)}
+	"MemoryMax": uint64(0), "MemoryMin": uint64(0), "MemoryLow": uint64(0), "MemoryHigh": uint64(0), "MemoryLimit": uint64(0), "AllowedCPUs": []byte{}}
 
 func refuse(name, format string, args ...any) *dbus.Error {
 	return dbus.NewError(name, []any{fmt.Sprintf(format, args...)})
