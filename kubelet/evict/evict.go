@@ -59,8 +59,8 @@ type Threshold struct {
 	Reclaim int64
 }
 
-// of is the threshold's value for that capacity.
-func (t Threshold) of(capacity int64) int64 {
+// Of is the threshold's value for that capacity.
+func (t Threshold) Of(capacity int64) int64 {
 	if t.Quantity != 0 {
 		return t.Quantity
 	}
@@ -78,7 +78,7 @@ type Settings struct {
 	Hard, Soft, SoftGrace, MinimumReclaim map[string]string
 }
 
-// Parse reads thresholds: hard ones, then soft ones. Quantities are like "100Mi" or "10%".
+// Parse reads thresholds: hard ones, then soft ones. Quantities are like "100Mi" or "10%"; "0%" and "100%" are no thresholds.
 func Parse(s Settings) ([]Threshold, error) {
 	var out []Threshold
 	for _, group := range []struct {
@@ -87,8 +87,8 @@ func Parse(s Settings) ([]Threshold, error) {
 		soft  bool
 	}{{"evictionHard", s.Hard, false}, {"evictionSoft", s.Soft, true}} {
 		for _, name := range slices.Sorted(maps.Keys(group.list)) {
-			if strings.HasPrefix(name, followed) {
-				continue
+			if text := group.list[name]; strings.HasPrefix(name, followed) || text == "0%" || text == "100%" {
+				continue // upstream's way to have no threshold for a signal
 			}
 			t, err := parse(name, group.list[name])
 			if err != nil {
@@ -131,8 +131,8 @@ func parse(name, text string) (Threshold, error) {
 		return t, nil
 	}
 	q, err := resource.ParseQuantity(text)
-	if err != nil || q.Sign() < 0 {
-		return t, fmt.Errorf("%s: %q is not a quantity", name, text)
+	if err != nil || q.Sign() <= 0 {
+		return t, fmt.Errorf("%s: %q is not a quantity above zero", name, text)
 	}
 	t.Quantity = q.Value()
 	return t, nil
@@ -193,7 +193,7 @@ func Assess(old State, thresholds []Threshold, measured map[Signal]Value, transi
 			continue
 		}
 		since, before := old.Since[i]
-		limit := t.of(value.Capacity)
+		limit := t.Of(value.Capacity)
 		if before {
 			limit += t.Reclaim
 		} else {
@@ -225,7 +225,7 @@ func Assess(old State, thresholds []Threshold, measured map[Signal]Value, transi
 func short(thresholds []Threshold, measured map[Signal]Value) bool {
 	return slices.ContainsFunc(thresholds, func(t Threshold) bool {
 		value, ok := measured[t.Signal]
-		return ok && value.Available < t.of(value.Capacity)+t.Reclaim
+		return ok && value.Available < t.Of(value.Capacity)+t.Reclaim
 	})
 }
 

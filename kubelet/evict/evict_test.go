@@ -18,7 +18,7 @@ import (
 const mi = 1 << 20
 
 func TestParse(t *testing.T) {
-	got, err := Parse(Settings{Hard: map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "containerfs.available": "5%"},
+	got, err := Parse(Settings{Hard: map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "containerfs.available": "5%", "imagefs.available": "0%", "pid.available": "100%"},
 		Soft: map[string]string{"memory.available": "1Gi"}, SoftGrace: map[string]string{"memory.available": "30s"},
 		MinimumReclaim: map[string]string{"memory.available": "10Mi"}})
 	want := "[{memory.available 104857600 0 0s 10485760} {nodefs.available 0 10 0s 0} {memory.available 1073741824 0 30s 10485760}]"
@@ -26,7 +26,7 @@ func TestParse(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	for _, s := range []Settings{
-		{Hard: map[string]string{"x": "1"}}, {Hard: map[string]string{"memory.available": "110%"}}, {Hard: map[string]string{"memory.available": "-1"}},
+		{Hard: map[string]string{"x": "1"}}, {Hard: map[string]string{"memory.available": "110%"}}, {Hard: map[string]string{"memory.available": "-1"}}, {Hard: map[string]string{"memory.available": "0"}},
 		{Soft: map[string]string{"memory.available": "1Gi"}},
 	} {
 		if _, err := Parse(s); err == nil {

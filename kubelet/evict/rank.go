@@ -115,7 +115,7 @@ func request(p *v1.Pod, name v1.ResourceName) int64 {
 
 // message is what users read in the status of an evicted pod.
 func message(s Shortage, p Pod, name v1.ResourceName) string {
-	limit := s.Threshold.of(s.Value.Capacity)
+	limit := s.Threshold.Of(s.Value.Capacity)
 	text := fmt.Sprintf("The node was low on resource: %s. Threshold quantity: %s, available: %s. ", name, quantity(name, limit), quantity(name, s.Value.Available))
 	if name != v1.ResourceMemory && name != v1.ResourceEphemeralStorage {
 		return text

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strconv"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -22,13 +20,13 @@ import (
 type Reservation struct {
 	// Fixed is what is reserved for the system and the kubelet, whatever the machine has.
 	Fixed v1.ResourceList
-	// memory and storage are thresholds: amounts ("100Mi") or shares of the capacity ("10%").
-	memory, storage string
+	// hard are the thresholds of what can be kept from pods, by what they are about.
+	hard map[v1.ResourceName]evict.Threshold
 }
 
 // Read reads it, and checks its quantities.
 func Read(c *kubeletconfig.KubeletConfiguration) (Reservation, error) {
-	r := Reservation{Fixed: v1.ResourceList{}}
+	r := Reservation{Fixed: v1.ResourceList{}, hard: map[v1.ResourceName]evict.Threshold{}}
 	var errs []error
 	for field, list := range map[string]map[string]string{"kubeReserved": c.KubeReserved, "systemReserved": c.SystemReserved} {
 		for name, text := range list {
@@ -42,19 +40,22 @@ func Read(c *kubeletconfig.KubeletConfiguration) (Reservation, error) {
 			r.Fixed[v1.ResourceName(name)] = sum
 		}
 	}
-	hard := HardThresholds(c)
-	r.memory, r.storage = hard["memory.available"], hard["nodefs.available"]
+	hard, err := evict.Parse(evict.Settings{Hard: HardThresholds(c)})
+	errs = append(errs, err)
+	for _, t := range hard {
+		switch t.Signal {
+		case evict.Memory:
+			r.hard[v1.ResourceMemory] = t
+		case evict.NodeFs:
+			r.hard[v1.ResourceEphemeralStorage] = t
+		}
+	}
 	if c.ReservedSystemCPUs != "" {
 		set, err := cpuset.Parse(c.ReservedSystemCPUs)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("reservedSystemCPUs: %w", err))
 		}
 		r.Fixed[v1.ResourceCPU] = *resource.NewQuantity(int64(set.Size()), resource.DecimalSI)
-	}
-	for name, text := range map[string]string{"memory.available": r.memory, "nodefs.available": r.storage} {
-		if _, err := threshold(text, resource.MustParse("1")); err != nil {
-			errs = append(errs, fmt.Errorf("evictionHard: %s: %w", name, err))
-		}
 	}
 	return r, errors.Join(errs...)
 }
@@ -65,30 +66,12 @@ func (r Reservation) Of(capacity v1.ResourceList) v1.ResourceList {
 	for name, q := range r.Fixed {
 		kept[name] = q.DeepCopy()
 	}
-	for name, text := range map[v1.ResourceName]string{v1.ResourceMemory: r.memory, v1.ResourceEphemeralStorage: r.storage} {
-		q, err := threshold(text, capacity[name])
-		if err != nil || q.IsZero() {
-			continue // read once already, so it is well formed
-		}
-		sum := kept[name]
-		sum.Add(q)
+	for name, t := range r.hard {
+		has, sum := capacity[name], kept[name]
+		sum.Add(*resource.NewQuantity(t.Of(has.Value()), resource.BinarySI))
 		kept[name] = sum
 	}
 	return kept
-}
-
-func threshold(text string, capacity resource.Quantity) (resource.Quantity, error) {
-	if share, ok := strings.CutSuffix(text, "%"); ok {
-		percent, err := strconv.ParseFloat(share, 64)
-		if err != nil || percent < 0 || percent > 100 {
-			return resource.Quantity{}, fmt.Errorf("%q is no percentage", text)
-		}
-		return *resource.NewQuantity(int64(float64(capacity.Value())*percent/100), resource.BinarySI), nil
-	}
-	if text == "" {
-		return resource.Quantity{}, nil
-	}
-	return resource.ParseQuantity(text)
 }
 
 // HardThresholds are the configured ones, upstream's when there are none, and both when that is asked for.

@@ -27,6 +27,25 @@ func TestHardThresholds(t *testing.T) {
 	}
 }
 
+// TestOf: hard thresholds are kept as eviction reads them.
+func TestOf(t *testing.T) {
+	capacity := v1.ResourceList{v1.ResourceMemory: resource.MustParse("8Gi"), v1.ResourceEphemeralStorage: resource.MustParse("100Gi")}
+	for lines, want := range map[string]string{
+		"": "100Mi 10Gi",
+		"kubeReserved: {memory: 1Gi}\nevictionHard: {memory.available: 25%, nodefs.available: 2Gi, imagefs.available: 50%}": "3Gi 2Gi",
+		"evictionHard: {memory.available: 0%, nodefs.available: 100%}":                                                      "0 0",
+	} {
+		r, err := Read(configurationtest.With(t, lines))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := r.Of(capacity)
+		if got := kept.Memory().String() + " " + kept.StorageEphemeral().String(); got != want {
+			t.Errorf("%q: %s, want %s", lines, got, want)
+		}
+	}
+}
+
 func TestReservedSystemCPUs(t *testing.T) {
 	r, err := Read(configurationtest.With(t, "reservedSystemCPUs: 0-1,3\nkubeReserved: {cpu: 100m, memory: 1Gi}"))
 	if err != nil {
