@@ -6,7 +6,7 @@
 // documentation; pkg/kubelet/eviction):
 //
 //   - a hard threshold acts at once, a soft one after its grace period; the node says that it is short as soon as either is met;
-//   - before a pod goes for want of disk, containers of pods that have finished do and images that nobody uses, if they lie on the
+//   - before a pod goes for want of disk, dead containers that nobody needs do and images that nobody uses, if they lie on the
 //     file system that is full;
 //   - pods that use more than they requested go first, then those of lower priority, then those furthest above their
 //     requests, of disk by what they have on the file system that is full; static, mirror and system-critical pods never go;

@@ -44,7 +44,7 @@ func (l Layout) parts(s Signal) []part {
 
 // Reclaim is what is removed before a pod has to go.
 type Reclaim struct {
-	Containers bool // of pods that have finished
+	Containers bool // dead ones that nobody needs
 	Images     bool // that nobody uses
 }
 

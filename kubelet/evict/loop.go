@@ -27,7 +27,7 @@ type Config struct {
 	Limited func() bool
 	// Layout tells on which file systems the node's files lie. May be nil: all on one.
 	Layout func(ctx context.Context) (Layout, error)
-	// FreeContainers removes containers of pods that have finished, FreeImages images that nobody uses. May be nil.
+	// FreeContainers removes dead containers that nobody needs, FreeImages images that nobody uses. May be nil.
 	FreeContainers, FreeImages func(ctx context.Context) error
 	// Evict ends a pod for good, with the reason Evicted.
 	Evict func(Victim)

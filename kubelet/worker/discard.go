@@ -10,35 +10,79 @@ import (
 	"github.com/skiff-node/skiff/kubelet/pod"
 )
 
-// Discard removes what the runtime keeps of pods that have finished: their layers take disk, and their images count as used. The API
-// has their statuses; only their logs cannot be asked for any more. A static pod keeps its containers, for only they tell that it has
-// finished, and so does a pod that is not over: what has become of its containers is needed to go on.
+// Discard removes what the runtime keeps and nobody needs, for containers' layers take disk and their images count as used.
+//
+// Of pods that have finished that is everything: the API has their statuses; only their logs cannot be asked for any more. A static
+// pod keeps its containers, for only they tell that it has finished.
+//
+// Of other pods it is every dead container but the newest of each name, as upstream's, which keeps one too
+// (maximum-dead-containers-per-container). That one must stay: its label is what tells how often the container was restarted, and
+// its exit is the last state. The one before it is in the status already. What is lost with it is how long a back-off had become
+// when the kubelet is restarted during one, which upstream never knows then.
 func Discard(ctx context.Context, pl *Pool) error {
 	var errs []error
-	for uid, w := range finished(pl) {
-		sandboxes, _, err := pl.cfg.Runtime.Observe(ctx, uid)
-		for _, s := range sandboxes {
-			err = errors.Join(err, pl.cfg.Runtime.RemoveSandbox(ctx, s.ID))
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("discard the containers of pod %s: %w", uid, err))
-		}
-		w.changed()
+	over, others := discardable(pl)
+	for uid, w := range over {
+		errs = append(errs, discard(ctx, uid, w, removeAll))
+	}
+	for uid, w := range others {
+		errs = append(errs, discard(ctx, uid, w, removeOlder))
 	}
 	return errors.Join(errs...)
 }
 
-// finished are the workers of pods that are over and of which nothing is done any more.
-func finished(pl *Pool) map[types.UID]*worker {
+// discardable are the workers of pods that are over and of which nothing is done any more, and those of all others that stay.
+func discardable(pl *Pool) (over, others map[types.UID]*worker) {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
-	out := map[types.UID]*worker{}
+	over, others = map[types.UID]*worker{}, map[types.UID]*worker{}
 	for uid, w := range pl.workers {
 		w.mu.Lock()
-		if !w.static && !w.removed && w.pod.DeletionTimestamp == nil && pod.Terminal(w.status.Phase) && len(w.steps.running) == 0 {
-			out[uid] = w
+		switch {
+		case w.removed || w.pod.DeletionTimestamp != nil: // its worker removes all of it
+		case !w.static && pod.Terminal(w.status.Phase) && len(w.steps.running) == 0:
+			over[uid] = w
+		default:
+			others[uid] = w
 		}
 		w.mu.Unlock()
 	}
-	return out
+	return over, others
+}
+
+// discard removes some of what the runtime has of the pod, and has the worker look at it again.
+func discard(ctx context.Context, uid types.UID, w *worker, remove func(context.Context, Runtime, []pod.Sandbox, []pod.Container) error) error {
+	sandboxes, containers, err := w.cfg.Runtime.Observe(ctx, uid)
+	if err == nil {
+		err = remove(ctx, w.cfg.Runtime, sandboxes, containers)
+	}
+	w.changed()
+	if err != nil {
+		return fmt.Errorf("discard the containers of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+func removeAll(ctx context.Context, r Runtime, sandboxes []pod.Sandbox, _ []pod.Container) error {
+	var errs []error
+	for _, s := range sandboxes {
+		errs = append(errs, r.RemoveSandbox(ctx, s.ID))
+	}
+	return errors.Join(errs...)
+}
+
+// removeOlder removes those that are dead and superseded by one that is dead as well.
+func removeOlder(ctx context.Context, r Runtime, _ []pod.Sandbox, containers []pod.Container) error {
+	var errs []error
+	kept := map[string]bool{}
+	for _, c := range containers { // newest first
+		if c.State != pod.Exited {
+			continue
+		}
+		if kept[c.Name] {
+			errs = append(errs, r.RemoveContainer(ctx, c.ID))
+		}
+		kept[c.Name] = true
+	}
+	return errors.Join(errs...)
 }

@@ -66,10 +66,17 @@ func (s *stater) container(c *v1.Container, old *v1.ContainerStatus) v1.Containe
 	}
 	if old != nil && old.ContainerID != st.ContainerID && old.State.Terminated != nil {
 		st.LastTerminationState = v1.ContainerState{Terminated: old.State.Terminated}
-	} else if old != nil {
-		st.LastTerminationState = old.LastTerminationState
+	} else if last := lastOf(old); last == nil || last.ContainerID != st.ContainerID { // it was its own last state in a back-off
+		st.LastTerminationState.Terminated = last
 	}
 	return st
+}
+
+func lastOf(old *v1.ContainerStatus) *v1.ContainerStateTerminated {
+	if old == nil {
+		return nil
+	}
+	return old.LastTerminationState.Terminated
 }
 
 // vanished is the status of a container that the runtime does not know: not yet created, or removed.
