@@ -663,6 +663,7 @@ func podRunsOn(t *testing.T, static bool) {
 // TestAdmissionTakesTime: while a pod is taken in, and maybe a device plugin is asked, others can look at the pods and live on.
 func TestAdmissionTakesTime(t *testing.T) {
 	play(t, func(n *node) {
+		Settled(n.pool) // all pods of this runtime have the same containers
 		n.pool.cfg.Admit = func(p *v1.Pod, _ bool, active []*v1.Pod) *pod.End {
 			if p.UID != "late" {
 				return nil
