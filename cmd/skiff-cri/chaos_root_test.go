@@ -194,8 +194,9 @@ func (c *chaos) pod(r *rand.Rand, name string) {
 	}
 	for _, v := range running {
 		c.execIn(r, v)
-		c.endVictim(r, v)
-		c.check(v, filepath.Join(config.LogDirectory, v.config.LogPath))
+		path := filepath.Join(config.LogDirectory, v.config.LogPath)
+		c.endVictim(r, v, path)
+		c.check(v, path)
 	}
 	if r.IntN(2) == 0 {
 		c.again("stop "+name, func(ctx context.Context) error {
@@ -269,10 +270,18 @@ func (c *chaos) execIn(r *rand.Rand, v *victim) {
 	}
 }
 
-// endVictim stops one that counts for ever, and waits for the other.
-func (c *chaos) endVictim(r *rand.Rand, v *victim) {
+// endVictim stops one that counts for ever, and waits for the other. One that has not begun to count does not mind the signal yet: it
+// would end by it, or as the first process of its namespace not at all.
+func (c *chaos) endVictim(r *rand.Rand, v *victim, log string) {
 	time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // an instant, not a wait
 	if v.lines == 0 {
+		c.again("begin to count", func(context.Context) error {
+			lines, err := whole(log)
+			if err == nil && len(lines) == 0 {
+				err = fmt.Errorf("nothing is in the log of %s", v.id)
+			}
+			return err
+		})
 		c.again("stop a container", func(ctx context.Context) error {
 			_, err := c.service.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: v.id, Timeout: 15})
 			return err
