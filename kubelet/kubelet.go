@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skiff-node/skiff/kubelet/apart"
 	"github.com/skiff-node/skiff/kubelet/certificate"
 	"github.com/skiff-node/skiff/kubelet/cgroup"
 	"github.com/skiff-node/skiff/kubelet/credentials"
@@ -199,6 +200,9 @@ func (k *Kubelet) newWorkers() error {
 // Run runs the kubelet until ctx ends or a part fails for good. Containers are left running.
 func (k *Kubelet) Run(ctx context.Context) error {
 	defer k.close()
+	if err := k.directories(); err != nil {
+		return err
+	}
 	if err := k.connect(ctx); err != nil {
 		return err
 	}
@@ -242,6 +246,17 @@ func (k *Kubelet) sweep(ctx context.Context) error {
 	found := func(ctx context.Context) ([]*v1.Pod, error) { return runtime.Rebuilt(ctx, k.runtime) }
 	return sweep.Run(ctx, sweep.Config{Sourced: k.sourced, Runtime: found, Pool: k.pool, Log: k.log,
 		Retain: []func(context.Context, func(types.UID) bool) error{k.facts.claims.Retain, k.volumes.Retain, (*cgroups)(k).groups().Retain}})
+}
+
+// directories makes those that all pods have theirs in.
+func (k *Kubelet) directories() error {
+	if err := apart.Make(filepath.Join(k.cfg.RootDir, "pods"), 0o750); err != nil {
+		return fmt.Errorf("make the directory of pods: %w", err)
+	}
+	if err := apart.Make(k.cfg.PodLogsDir, 0o755); err != nil {
+		return fmt.Errorf("make the directory of pods' logs: %w", err)
+	}
+	return nil
 }
 
 // connect waits for the runtime and makes the cgroups that pods live below.

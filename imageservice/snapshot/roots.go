@@ -46,6 +46,7 @@ func OpenRoots(root string, layers *Layers, trash *Trash) (*Roots, error) {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of root file systems: %w", err)
 	}
+	spread(r.dir)
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("read boot id: %w", err)
@@ -58,6 +59,23 @@ func OpenRoots(root string, layers *Layers, trash *Trash) (*Roots, error) {
 		r.volatile = append(r.volatile, "volatile")
 	}
 	return r, nil
+}
+
+// topDir is FS_TOPDIR_FL of linux/fs.h.
+const topDir = 0x00020000
+
+// spread lets an ext file system put each root file system where there is room (chattr +T) instead of all of them into one place. In one
+// place, what removed ones leave is in the way: ext4 without a journal looks at each inode there that was deleted within the
+// last minutes for every one that it makes. Where it cannot be, things are slower and no different.
+func spread(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && flags&topDir == 0 {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|topDir)
+	}
 }
 
 // kernelAtLeast compares the release of the running kernel.
