@@ -123,6 +123,9 @@ func (w *Writer) Set(p *v1.Pod, st v1.PodStatus) {
 // looks for the next once a second.
 const linger = time.Second
 
+// quiet are the reasons to wait of a container that nothing holds up: one that has been made and not started yet has none.
+var quiet = map[string]bool{"PodInitializing": true, "ContainerCreating": true, "": true}
+
 // onItsWay tells whether nothing has happened yet that anybody waits for: no container of the pod has run, and none is held up.
 func onItsWay(st *v1.PodStatus) bool {
 	if st.Phase != v1.PodPending {
@@ -130,7 +133,8 @@ func onItsWay(st *v1.PodStatus) bool {
 	}
 	for _, list := range [][]v1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
 		for i := range list {
-			if w := list[i].State.Waiting; w == nil || (w.Reason != "ContainerCreating" && w.Reason != "PodInitializing") || list[i].LastTerminationState.Terminated != nil {
+			w := list[i].State.Waiting
+			if w == nil || !quiet[w.Reason] || list[i].LastTerminationState.Terminated != nil {
 				return false
 			}
 		}

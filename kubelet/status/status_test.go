@@ -103,8 +103,11 @@ func TestWriter(t *testing.T) {
 func TestLingers(t *testing.T) {
 	making := v1.PodStatus{Phase: v1.PodPending, QOSClass: v1.PodQOSBurstable, ContainerStatuses: []v1.ContainerStatus{
 		{Name: "c", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ContainerCreating"}}}}}
-	further, failing, running := *making.DeepCopy(), *making.DeepCopy(), *making.DeepCopy()
+	further, made, failing, again, running := *making.DeepCopy(), *making.DeepCopy(), *making.DeepCopy(), *making.DeepCopy(), *making.DeepCopy()
 	further.PodIP = "10.0.0.1"
+	made.ContainerStatuses[0].State.Waiting.Reason, made.ContainerStatuses[0].ContainerID = "", "skiff://1"
+	again.ContainerStatuses[0] = *made.ContainerStatuses[0].DeepCopy()
+	again.ContainerStatuses[0].LastTerminationState.Terminated = &v1.ContainerStateTerminated{ExitCode: 1}
 	failing.ContainerStatuses[0].State.Waiting.Reason = "ErrImagePull"
 	running.Phase, running.ContainerStatuses[0].State = v1.PodRunning, v1.ContainerState{Running: &v1.ContainerStateRunning{}}
 	for name, c := range map[string]struct {
@@ -116,6 +119,9 @@ func TestLingers(t *testing.T) {
 		"on its way":                 {sets: []v1.PodStatus{making}, writes: 1, after: linger},
 		"on its way, twice":          {sets: []v1.PodStatus{making, further}, writes: 1, after: linger - 100*time.Millisecond},
 		"on its way, then running":   {sets: []v1.PodStatus{making, further, running}, writes: 1},
+		"container made":             {sets: []v1.PodStatus{making, made}, writes: 1, after: linger - 100*time.Millisecond},
+		"made, then running":         {sets: []v1.PodStatus{making, made, running}, writes: 1},
+		"made once more":             {sets: []v1.PodStatus{again}, writes: 1},
 		"on its way, then held up":   {sets: []v1.PodStatus{making, failing}, writes: 1},
 		"held up":                    {sets: []v1.PodStatus{failing}, writes: 1},
 		"running, then on its way":   {sets: []v1.PodStatus{running, making}, writes: 2, after: linger},
