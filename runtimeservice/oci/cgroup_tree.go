@@ -24,25 +24,34 @@ import (
 // treeData marks, in the data of a bind mount, which the kernel ignores, what the mount stands for, and its flags.
 const treeData = "skiff-cgroup-v1="
 
-// plantCgroups replaces the container's mount of cgroup v1 hierarchies, if it has one, by the bind mount of a tree, which
-// is the file it returns: closed when the container has been created. The container's cgroups exist then.
-func plantCgroups(config *configs.Config) (*os.File, error) {
-	at := slices.IndexFunc(config.Mounts, func(m *configs.Mount) bool { return m.Device == "cgroup" })
+// growCgroups builds the tree for the container's mount of cgroup v1 hierarchies, if it has one, and makes its cgroups.
+func growCgroups(config *configs.Config) (*os.File, error) {
+	at := cgroupMount(config)
 	if at < 0 || cgroups.IsCgroup2UnifiedMode() || config.Namespaces.Contains(configs.NEWCGROUP) || config.Namespaces.Contains(configs.NEWUSER) {
 		return nil, nil
 	}
 	if config.Cgroups.Systemd || !filepath.IsAbs(config.Cgroups.Path) {
 		return nil, nil
 	}
-	m := config.Mounts[at]
 	branches, err := cgroupBranches(config.Cgroups)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := buildTree(branches, m)
-	if err != nil {
+	return buildTree(branches, config.Mounts[at])
+}
+
+func cgroupMount(config *configs.Config) int {
+	return slices.IndexFunc(config.Mounts, func(m *configs.Mount) bool { return m.Device == "cgroup" })
+}
+
+// plantCgroups replaces the mount by the bind mount of such a tree, which is closed when the container has been created.
+func plantCgroups(config *configs.Config) (*os.File, error) {
+	tree, err := growCgroups(config)
+	if tree == nil || err != nil {
 		return nil, err
 	}
+	at := cgroupMount(config)
+	m := config.Mounts[at]
 	config.Mounts[at] = &configs.Mount{
 		Device:           "bind",
 		Source:           fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), tree.Fd()),

@@ -92,6 +92,20 @@ func (n *Native) Create(_ context.Context, req Create) (Created, error) {
 	if req.Restore != "" {
 		return n.restore(req, c, config, process)
 	}
+	made, err := n.direct(c, process, req.IO)
+	if err == nil {
+		return made, nil
+	}
+	level := slog.LevelInfo
+	if errors.Is(err, errLong) {
+		level = slog.LevelDebug // as it should be
+	}
+	n.log.Log(context.Background(), level, "container is made the long way", "container", req.ID, "reason", err)
+	return n.long(req, c, config, process)
+}
+
+// long makes the container with libcontainer's init.
+func (n *Native) long(req Create, c *libcontainer.Container, config *configs.Config, process *libcontainer.Process) (Created, error) {
 	if tree, err := plantCgroups(config); err != nil {
 		n.log.Debug("the init mounts cgroups by itself", "error", err)
 	} else if tree != nil {

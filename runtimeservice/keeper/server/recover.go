@@ -202,7 +202,7 @@ func (s recovery) lost(c *container) error {
 // reapOrphans reaps processes that were given to us as child subreaper: what a foreign runtime or a container without
 // a PID namespace of its own leaves behind.
 func (s *Server) reapOrphans(ctx context.Context) {
-	if err := proc.ReapOrphans(ctx, s.owns, func(int) bool { return false }); err != nil {
+	if err := proc.ReapOrphans(ctx, s.owns, nil); err != nil {
 		s.cfg.Log.Error("orphans are not reaped", "error", err)
 	}
 }
