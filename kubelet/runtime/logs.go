@@ -96,7 +96,14 @@ func (l launch) link(id, log string) {
 	if err := os.MkdirAll(linksDir, 0o755); err != nil {
 		return
 	}
-	_ = os.Symlink(log, path)
+	// It is made beside the log and moved: then it lies where the file system has put the pod (package apart), and not where the links
+	// of all former pods were.
+	draft := filepath.Join(filepath.Dir(log), ".link")
+	if os.Symlink(log, draft) == nil && os.Rename(draft, path) == nil {
+		return
+	}
+	_ = os.Remove(draft)
+	_ = os.Symlink(log, path) // the two are on different file systems
 }
 
 // RemoveLogs removes the pod's logs and the links to them, the last that is left of a pod, and forgets it.
