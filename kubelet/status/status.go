@@ -21,6 +21,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -58,7 +59,8 @@ type entry struct {
 	due     time.Time     // when next is to be written; zero for at once
 	since   time.Time     // of the first change that has not been written
 	writing bool
-	wrote   *v1.Pod       // as the API answered last
+	wrote   *v1.Pod // as the API answered last
+	agreed  agreed
 	hurry   chan struct{} // capacity one: next is due at once
 	idle    chan struct{}
 }
@@ -234,9 +236,16 @@ func (w *Writer) once(ctx context.Context, e *entry, p *v1.Pod, st *v1.PodStatus
 	if base == target {
 		e.wrote = nil // the source knows it by now
 	}
+	if e.agreed.with(base, st) {
+		return false, nil
+	}
 	patch, err := Patch(base, st)
-	if err != nil || patch == nil {
+	if err != nil {
 		return false, err
+	}
+	if patch == nil {
+		e.agreed = agreed{base.ResourceVersion, st}
+		return false, nil
 	}
 	got, err := w.cfg.Client.CoreV1().Pods(target.Namespace).Patch(ctx, target.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
@@ -247,7 +256,24 @@ func (w *Writer) once(ctx context.Context, e *entry, p *v1.Pod, st *v1.PodStatus
 	}
 	// Of the answer, which holds a whole pod, this is all that the next write needs.
 	e.wrote = &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: got.UID, ResourceVersion: got.ResourceVersion}, Status: got.Status}
+	e.agreed = agreed{got.ResourceVersion, st}
 	return true, nil
+}
+
+// agreed is the status that the API's pod of that version says, as it was set: most passes of a worker set the same again, and to
+// find that out by a patch costs more than the rest of the pass.
+type agreed struct {
+	version string
+	status  *v1.PodStatus
+}
+
+// with tells whether base, which is the API's pod, says st. It keeps st, which is in use elsewhere, instead of the one it had.
+func (a *agreed) with(base *v1.Pod, st *v1.PodStatus) bool {
+	if a.status == nil || a.version == "" || a.version != base.ResourceVersion || !equality.Semantic.DeepEqual(a.status, st) {
+		return false
+	}
+	a.status = st
+	return true
 }
 
 // newest is the newer of what the source has seen and what the API answered to the last write.

@@ -161,6 +161,51 @@ func TestLingers(t *testing.T) {
 	}
 }
 
+// TestSameAgain: what the API says already is not written again, unless somebody has changed it there.
+func TestSameAgain(t *testing.T) {
+	inAPI := testPod()
+	inAPI.ResourceVersion = "5"
+	client := fake.NewSimpleClientset(inAPI)
+	writes := 0
+	client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		writes++
+		got := testPod()
+		got.ResourceVersion, got.Status.Phase = "6", v1.PodRunning
+		return true, got, nil
+	})
+	w := New(Config{Client: client, Target: func(*v1.Pod) *v1.Pod { return inAPI }, Log: slog.New(slog.DiscardHandler)})
+	defer w.Close()
+	for i, step := range []struct {
+		version string
+		phase   v1.PodPhase
+		ready   bool
+		writes  int
+	}{
+		{"5", v1.PodPending, false, 1}, // not seen yet
+		{"5", v1.PodPending, false, 1},
+		{"6", v1.PodRunning, false, 1},
+		{"7", v1.PodRunning, false, 1}, // something else of the pod has changed
+		{"7", v1.PodRunning, false, 1},
+		{"8", v1.PodPending, false, 2}, // somebody has taken it back
+		{"8", v1.PodPending, true, 3},  // its status is another
+	} {
+		inAPI = testPod()
+		inAPI.ResourceVersion, inAPI.Status.Phase = step.version, step.phase
+		st := *testPod().Status.DeepCopy()
+		st.Phase = v1.PodRunning
+		if step.ready {
+			st.Conditions = append(st.Conditions, v1.PodCondition{Type: v1.PodReady, Status: v1.ConditionTrue})
+		}
+		w.Set(inAPI, st)
+		if err := w.Flush(context.Background(), inAPI.UID); err != nil {
+			t.Fatal(err)
+		}
+		if writes != step.writes {
+			t.Fatalf("step %d: %d writes, want %d", i, writes, step.writes)
+		}
+	}
+}
+
 func TestNoTarget(t *testing.T) {
 	client := fake.NewSimpleClientset()
 	w := New(Config{Client: client, Target: func(*v1.Pod) *v1.Pod { return nil }, Log: slog.New(slog.DiscardHandler)})
