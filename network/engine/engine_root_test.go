@@ -21,6 +21,7 @@ import (
 	"github.com/skiff-node/skiff/network/engine/plugins"
 	"github.com/skiff-node/skiff/network/netns"
 	"github.com/skiff-node/skiff/network/networktest"
+	"github.com/skiff-node/skiff/network/veth"
 )
 
 func TestMain(m *testing.M) { os.Exit(networktest.Isolate(m.Run)) }
@@ -406,6 +407,7 @@ func TestKilledBetweenSteps(t *testing.T) {
 		base := host(t)
 		live := attach(t, e, "live", publish("tcp", "", 8080, 80))
 		serve(t, live.NetNS, 80)
+		eventually(t, func() bool { return carriers(t) }) // the kernel shows them a moment after they are there
 		withLive := host(t)
 
 		if _, err := e.NewNamespace(t.Context(), "only-namespace"); err != nil {
@@ -448,6 +450,17 @@ func TestKilledBetweenSteps(t *testing.T) {
 		eventually(t, func() bool { return host(t) == base })
 	})
 	same(t, before, host(t))
+}
+
+// carriers says whether every host end is shown with a carrier.
+func carriers(t testing.TB) bool {
+	t.Helper()
+	for line := range strings.Lines(host(t)) {
+		if strings.Contains(line, veth.Prefix) && strings.Contains(line, "NO-CARRIER") {
+			return false
+		}
+	}
+	return true
 }
 
 // eventually waits until the condition holds, for what the kernel or the sweeper does beside the caller.

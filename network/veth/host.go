@@ -78,7 +78,7 @@ func (h *Host) ensure() error {
 		return fmt.Errorf("an interface of that name exists and is a %s: remove it or choose another name", link.Type())
 	}
 	h.index = link.Attrs().Index
-	if err := withoutIPv6(h.cfg.Interface); err != nil {
+	if _, err := batch(here(), withoutIPv6(h.cfg.Interface)); err != nil {
 		return err
 	}
 	return h.nl.LinkSetUp(link)

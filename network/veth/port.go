@@ -1,6 +1,7 @@
 package veth
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -67,29 +68,59 @@ func (h *Host) plug(p Port, hostName string) error {
 		return fmt.Errorf("open network namespace %s: %w", p.NetNS, err)
 	}
 	defer ns.Close()
-	err = h.addPair(p, hostName, int(ns))
+	ends, err := h.pair(p, hostName, int(ns))
 	if errors.Is(err, unix.EEXIST) {
 		if err := h.Unplug(hostName); err != nil {
 			return err
 		}
-		err = h.addPair(p, hostName, int(ns))
+		ends, err = h.pair(p, hostName, int(ns))
 	}
 	if err != nil {
-		return fmt.Errorf("create veth pair %s: %w", hostName, err)
-	}
-	if err := h.configure(hostName); err != nil {
-		return fmt.Errorf("configure %s: %w", hostName, err)
-	}
-	if err := h.inside(p, ns); err != nil {
 		return err
 	}
-	return h.outside(p, hostName)
+	if err := inside(p, ns, ends); err != nil {
+		return err
+	}
+	return outside(p, hostName, ends)
 }
 
-// addPair makes the pair in one message: the host end up, the other in the sandbox (and down, because the kernel
+// ends are the numbers of a pair's interfaces, each in its namespace.
+type ends struct{ host, inner int }
+
+// pair makes the pair with its settings: the host end up, the other in the sandbox (and down, because the kernel
 // brings no end up before its peer exists).
-func (h *Host) addPair(p Port, hostName string, ns int) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+func (h *Host) pair(p Port, hostName string, ns int) (ends, error) {
+	get := newRequest("find "+hostName, unix.RTM_GETLINK, 0)
+	get.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	get.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(hostName)))
+	reply, err := batch(here(), h.add(p, hostName, ns), configure(hostName), withoutIPv6(hostName), get)
+	if err != nil {
+		return ends{}, err
+	}
+	return endsOf(reply)
+}
+
+// endsOf reads the numbers from what the kernel tells of the host end. It leaves the peer's out where both are the same.
+func endsOf(link []byte) (ends, error) {
+	if len(link) < unix.SizeofIfInfomsg {
+		return ends{}, errors.New("find the veth pair: the kernel's answer is torn")
+	}
+	index := int(nl.DeserializeIfInfomsg(link).Index)
+	attrs, err := nl.ParseRouteAttr(link[unix.SizeofIfInfomsg:])
+	if err != nil {
+		return ends{}, fmt.Errorf("find the veth pair: %w", err)
+	}
+	out := ends{host: index, inner: index}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.IFLA_LINK && len(a.Value) >= 4 {
+			out.inner = int(binary.NativeEndian.Uint32(a.Value))
+		}
+	}
+	return out, nil
+}
+
+func (h *Host) add(p Port, hostName string, ns int) request {
+	req := newRequest("create veth pair "+hostName, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
 	req.AddData(msg)
@@ -97,6 +128,10 @@ func (h *Host) addPair(p Port, hostName string, ns int) error {
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(hostName)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, mtu))
 	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, hostMAC))
+	// One queue, which is all that is used of one for each processor; those would be made, and given up again.
+	one := nl.Uint32Attr(1)
+	req.AddData(nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, one))
+	req.AddData(nl.NewRtAttr(unix.IFLA_NUM_RX_QUEUES, one))
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
@@ -104,15 +139,16 @@ func (h *Host) addPair(p Port, hostName string, ns int) error {
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.IfName))
 	peer.AddRtAttr(unix.IFLA_MTU, mtu)
 	peer.AddRtAttr(unix.IFLA_ADDRESS, podMAC(p.IP))
+	peer.AddRtAttr(unix.IFLA_NUM_TX_QUEUES, one)
+	peer.AddRtAttr(unix.IFLA_NUM_RX_QUEUES, one)
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns)))
 	req.AddData(info)
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	return req
 }
 
 // configure makes the host end's settings, by netlink in one message instead of by files below /proc/sys.
-func (h *Host) configure(hostName string) error {
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+func configure(hostName string) request {
+	req := newRequest("configure "+hostName, unix.RTM_SETLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(hostName)))
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
@@ -121,80 +157,68 @@ func (h *Host) configure(hostName string) error {
 		conf.AddRtAttr(s.number, nl.Uint32Attr(s.value))
 	}
 	req.AddData(spec)
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return err
-	}
-	return withoutIPv6(hostName)
+	return req
 }
 
 // withoutIPv6 keeps an interface from making itself a link-local address. A kernel without IPv6 has none to make.
-func withoutIPv6(name string) error {
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+func withoutIPv6(name string) request {
+	req := newRequest("configure "+name, unix.RTM_SETLINK, 0)
+	req.fine = unix.EAFNOSUPPORT
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(inet6AddrGenMode, []byte{addrGenModeNone})
 	req.AddData(spec)
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	if errors.Is(err, unix.EAFNOSUPPORT) {
-		return nil
-	}
-	return err
+	return req
 }
 
 // inside gives the sandbox's interface its address, route and neighbour.
-func (h *Host) inside(p Port, ns netns.NsHandle) error {
-	s, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("open netlink in the sandbox: %w", err)
-	}
-	defer s.Close()
-	link, err := s.LinkByName(p.IfName)
-	if err != nil {
-		return fmt.Errorf("find %s in the sandbox: %w", p.IfName, err)
-	}
-	if err := s.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set %s up: %w", p.IfName, err)
-	}
-	if err := s.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p.IP, 32)}); err != nil {
-		return fmt.Errorf("give %s its address: %w", p.IfName, err)
-	}
-	index, gw := link.Attrs().Index, net.IP(p.Gateway.AsSlice())
-	route := &netlink.Route{
-		LinkIndex: index, Gw: gw, Src: p.IP.AsSlice(), Dst: ipNet(netip.IPv4Unspecified(), 0),
-		Flags: int(netlink.FLAG_ONLINK), Scope: netlink.SCOPE_UNIVERSE,
-	}
-	if err := s.RouteAdd(route); err != nil {
-		return fmt.Errorf("route the sandbox through %s: %w", p.Gateway, err)
-	}
-	neigh := permanent(index, p.Gateway, hostMAC)
-	if err := s.NeighSet(neigh); err != nil {
-		return fmt.Errorf("write down neighbour %s in the sandbox: %w", p.Gateway, err)
-	}
-	return nil
+func inside(p Port, ns netns.NsHandle, e ends) error {
+	up := newRequest(fmt.Sprintf("set %s up", p.IfName), unix.RTM_SETLINK, 0)
+	link := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	link.Index, link.Flags, link.Change = int32(e.inner), unix.IFF_UP, unix.IFF_UP
+	up.AddData(link)
+
+	addr := newRequest(fmt.Sprintf("give %s its address", p.IfName), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	msg := nl.NewIfAddrmsg(unix.AF_INET)
+	msg.Index, msg.Prefixlen = uint32(e.inner), 32
+	addr.AddData(msg)
+	addr.AddData(nl.NewRtAttr(unix.IFA_LOCAL, p.IP.AsSlice()))
+	addr.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, p.IP.AsSlice()))
+
+	way := newRequest(fmt.Sprintf("route the sandbox through %s", p.Gateway), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	dst := nl.NewRtMsg()
+	dst.Family, dst.Flags = unix.AF_INET, unix.RTNH_F_ONLINK
+	way.AddData(dst)
+	way.AddData(nl.NewRtAttr(unix.RTA_PREFSRC, p.IP.AsSlice()))
+	way.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, p.Gateway.AsSlice()))
+	way.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(e.inner))))
+
+	gateway := permanent("write down neighbour "+p.Gateway.String()+" in the sandbox", e.inner, p.Gateway, hostMAC)
+	_, err := batch(ns, up, addr, way, gateway)
+	return err
 }
 
 // outside routes the sandbox's address to its host end.
-func (h *Host) outside(p Port, hostName string) error {
-	link, err := h.nl.LinkByName(hostName)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", hostName, err)
-	}
-	index := link.Attrs().Index
-	if err := h.nl.NeighSet(permanent(index, p.IP, podMAC(p.IP))); err != nil {
-		return fmt.Errorf("write down neighbour %s: %w", p.IP, err)
-	}
-	route := &netlink.Route{LinkIndex: index, Dst: ipNet(p.IP, 32), Src: p.Gateway.AsSlice(), Scope: netlink.SCOPE_LINK}
-	if err := h.nl.RouteReplace(route); err != nil {
-		return fmt.Errorf("route %s to %s: %w", p.IP, hostName, err)
-	}
-	return nil
+func outside(p Port, hostName string, e ends) error {
+	way := newRequest(fmt.Sprintf("route %s to %s", p.IP, hostName), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	dst := nl.NewRtMsg()
+	dst.Family, dst.Dst_len, dst.Scope = unix.AF_INET, 32, unix.RT_SCOPE_LINK
+	way.AddData(dst)
+	way.AddData(nl.NewRtAttr(unix.RTA_DST, p.IP.AsSlice()))
+	way.AddData(nl.NewRtAttr(unix.RTA_PREFSRC, p.Gateway.AsSlice()))
+	way.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(e.host))))
+	_, err := batch(here(), permanent("write down neighbour "+p.IP.String(), e.host, p.IP, podMAC(p.IP)), way)
+	return err
 }
 
-func permanent(index int, ip netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
-	return &netlink.Neigh{
-		LinkIndex: index, Family: unix.AF_INET, State: unix.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: mac,
-	}
+// permanent writes down where an address is, for good.
+func permanent(what string, index int, ip netip.Addr, mac net.HardwareAddr) request {
+	req := newRequest(what, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	req.AddData(&netlink.Ndmsg{Family: unix.AF_INET, Index: uint32(index), State: unix.NUD_PERMANENT})
+	req.AddData(nl.NewRtAttr(unix.NDA_DST, ip.AsSlice()))
+	req.AddData(nl.NewRtAttr(unix.NDA_LLADDR, mac))
+	return req
 }
 
 // Unplug deletes the veth pair with that host end, and with it its routes and neighbours. Unplugging what is gone
