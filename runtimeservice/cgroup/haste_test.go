@@ -29,3 +29,21 @@ func TestHaste(t *testing.T) {
 		t.Error("moves are made under v2")
 	}
 }
+
+// TestHasteAmongManyStarts: while many containers are being started it moves nothing, and else it does.
+func TestHasteAmongManyStarts(t *testing.T) {
+	moves := 0
+	h := NewHaste(Root{})
+	h.move = func() error { moves++; return nil }
+	var done []func()
+	for range manyStarts {
+		done = append(done, h.Start())
+	}
+	if err := h.once(); err != nil || moves != 0 {
+		t.Errorf("%d moves among %d starts, err %v", moves, manyStarts, err)
+	}
+	done[0]()
+	if err := h.once(); err != nil || moves != 1 {
+		t.Errorf("%d moves among fewer starts, err %v", moves, err)
+	}
+}

@@ -40,6 +40,7 @@ func (c *containers) launch(ctx context.Context, rec containerRecord, box sandbo
 	if rec.Restore {
 		restore = c.copiesDir(id)
 	}
+	defer c.haste.Start()()
 	return c.link.Process(ctx, keeper.Create{
 		ID: id, Restore: restore, Spec: config, Bundle: c.containerDir(id), Runtime: run.Runtime(),
 		LogPath: rec.Container.LogPath, Stdin: rec.Container.Config.Stdin, StdinOnce: rec.Container.Config.StdinOnce,
