@@ -418,6 +418,36 @@ func TestKilledWhileStopping(t *testing.T) {
 	h.nothingLeft()
 }
 
+// TestStoppedWhileStarting stops sandboxes in which a container is just being started. Once that is done nothing of the start goes on: the
+// client takes the pod's cgroup away then.
+func TestStoppedWhileStarting(t *testing.T) {
+	h := newHost(t)
+	for i := range 25 {
+		config := h.sandboxConfig("starting")
+		box := h.runSandbox(config)
+		made, err := h.runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: box, Config: containerConfig("app", "sleep 1000"), SandboxConfig: config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		started := make(chan error)
+		go func() {
+			_, err := h.runtime.StartContainer(context.WithoutCancel(t.Context()), &cri.StartContainerRequest{ContainerId: made.ContainerId})
+			started <- err
+		}()
+		time.Sleep(time.Duration(i) * time.Millisecond) // somewhere in the start
+		if _, err := h.runtime.StopPodSandbox(t.Context(), &cri.StopPodSandboxRequest{PodSandboxId: box}); err != nil {
+			t.Fatal(err)
+		}
+		stopped := h.status(made.ContainerId)
+		err = <-started
+		if after := h.status(made.ContainerId); after.State != stopped.State || after.State == cri.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("after %d ms: %s when the sandbox had stopped, %s when the start had ended (%v)", i, stopped.State, after.State, err)
+		}
+		h.remove(box)
+	}
+	h.nothingLeft()
+}
+
 // TestTornRecord writes garbage over a sandbox's record: the next server discards it, ends its container and sweeps.
 func TestTornRecord(t *testing.T) {
 	h := newHost(t)

@@ -22,6 +22,8 @@ import (
 const (
 	runLimit  = 4 * time.Minute // what the kubelet grants RunPodSandbox
 	stopLimit = 2 * time.Minute
+
+	settleLimit = 10 * time.Second
 )
 
 // sandboxes implements runtimeservice.Sandboxes.
@@ -164,7 +166,10 @@ func (s *sandboxes) stop(ctx context.Context, o *sandbox) error {
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, c := range s.view.ContainersOf(rec.Sandbox.ID) {
-		group.Go(func() error { return s.containers.stop(groupCtx, c, 0) })
+		group.Go(func() error {
+			settle(groupCtx, c)
+			return s.containers.stop(groupCtx, c, 0)
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("stop sandbox %s: %w", rec.Sandbox.ID, err)
@@ -179,6 +184,20 @@ func (s *sandboxes) stop(ctx context.Context, o *sandbox) error {
 	s.log.Info("sandbox stopped", rec.Keys())
 	s.notify(runtimeservice.EventStopped, rec.Sandbox.ID, rec.Sandbox.ID)
 	return nil
+}
+
+// settle waits for a start that is under way: it sees that the sandbox is being stopped and takes back what it has done. Else it would
+// go on making cgroups in the pod's that the client, told that the sandbox has stopped, has removed. One that hangs keeps no sandbox
+// from being stopped.
+func settle(ctx context.Context, c *container) {
+	if c.Record().Phase != lifecycle.Created {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	if c.Enter(ctx) == nil {
+		c.Leave()
+	}
 }
 
 // RemoveSandbox implements runtimeservice.Sandboxes.
