@@ -588,6 +588,8 @@ static int operate(uint32_t op) {
 static void enter(void) {
 	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); // who shares a PID namespace may not look at what is open here
 	(void)prctl(PR_SET_NAME, "skiff:init", 0, 0, 0);
+	// Nothing else is inherited, and a kernel that cannot close is found out here, where there is another way.
+	if (syscall(SYS_close_range, ENTRY_FIRST, ~0U, 0) != 0) _exit(1);
 	uint32_t len;
 	if (full(ENTRY_CHANNEL, &len, sizeof(len)) != 0) _exit(1);
 	uint8_t *program = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

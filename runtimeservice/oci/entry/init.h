@@ -41,6 +41,7 @@ enum how {
 
 enum {
 	ENTRY_CHANNEL = 3, // descriptor of the socket: the program comes from it, and answers go to it
+	ENTRY_FIRST = 6,   // that a process is not given: the fifo and a mount are before it, see program.go
 };
 
 // An answer: OP_READY, and then OP_EXEC when the process is about to wait at the fifo; or why an operation failed, and
