@@ -196,6 +196,8 @@ func (s api) exec(ctx context.Context, c *call) (any, error) {
 	s.work.Go(func() { e.Watch(s.gate) })
 	c.closeFiles() // or a reader of the process's output would never see its end
 	if master != nil {
+		// Hung up before the program is executed, the signal could be lost with what executes it.
+		awaitProgram(e.Pid())
 		c.reply = append(c.reply, master)
 	}
 	if !req.Wait {
