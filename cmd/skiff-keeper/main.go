@@ -125,6 +125,9 @@ func settle() {
 	// Executed through a file descriptor, its name would be the descriptor's number.
 	name := append([]byte("skiff-keeper"), 0)
 	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
+	// Started below nohup, it would have every container's programs ignore that their terminal hangs up. What is caught
+	// here is at its default in what is executed.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	syscall.Umask(0o022)
 	_ = os.Chdir("/") // libcontainer takes the working directory for the bundle; ours is none
 }
