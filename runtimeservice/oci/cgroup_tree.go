@@ -24,20 +24,24 @@ import (
 // treeData marks, in the data of a bind mount, which the kernel ignores, what the mount stands for, and its flags.
 const treeData = "skiff-cgroup-v1="
 
-// growCgroups builds the tree for the container's mount of cgroup v1 hierarchies, if it has one, and makes its cgroups.
-func growCgroups(config *configs.Config) (*os.File, error) {
-	at := cgroupMount(config)
-	if at < 0 || cgroups.IsCgroup2UnifiedMode() || config.Namespaces.Contains(configs.NEWCGROUP) || config.Namespaces.Contains(configs.NEWUSER) {
-		return nil, nil
+// wantsTree tells whether the container has a mount of cgroup v1 hierarchies that a tree can be built for.
+func wantsTree(config *configs.Config) bool {
+	if cgroupMount(config) < 0 || cgroups.IsCgroup2UnifiedMode() || config.Namespaces.Contains(configs.NEWCGROUP) || config.Namespaces.Contains(configs.NEWUSER) {
+		return false
 	}
-	if config.Cgroups.Systemd || !filepath.IsAbs(config.Cgroups.Path) {
+	return !config.Cgroups.Systemd && filepath.IsAbs(config.Cgroups.Path)
+}
+
+// growCgroups builds the tree, where one is wanted, and makes the container's cgroups.
+func growCgroups(config *configs.Config) (*os.File, error) {
+	if !wantsTree(config) {
 		return nil, nil
 	}
 	branches, err := cgroupBranches(config.Cgroups)
 	if err != nil {
 		return nil, err
 	}
-	return buildTree(branches, config.Mounts[at])
+	return buildTree(branches, config.Mounts[cgroupMount(config)])
 }
 
 func cgroupMount(config *configs.Config) int {

@@ -30,6 +30,11 @@ func (n *Native) direct(c *libcontainer.Container, process *libcontainer.Process
 	if io.TTY || userns.RunningInUserNS() {
 		return Created{}, fmt.Errorf("%w: a terminal, or devices that cannot be made", errLong)
 	}
+	e := entry.Container{ID: c.ID(), Config: &config, Process: process, Tree: wantsTree(&config), Unified: cgroups.IsCgroup2UnifiedMode()}
+	program, why := entry.Compile(e)
+	if why != "" {
+		return Created{}, fmt.Errorf("%w: %s", errLong, why)
+	}
 	tree, err := growCgroups(&config)
 	if err != nil {
 		return Created{}, fmt.Errorf("mount cgroups: %w", err)
@@ -37,14 +42,9 @@ func (n *Native) direct(c *libcontainer.Container, process *libcontainer.Process
 	if tree != nil {
 		defer tree.Close()
 	}
-	e := entry.Container{ID: c.ID(), Config: &config, Process: process, Tree: tree != nil, Unified: cgroups.IsCgroup2UnifiedMode()}
-	program, why := entry.Compile(e)
-	if why != "" {
-		return Created{}, fmt.Errorf("%w: %s", errLong, why)
-	}
 	fifo, err := n.makeFifo(c.ID())
 	if err != nil {
-		return Created{}, err
+		return Created{}, errors.Join(err, n.forget(c.ID()))
 	}
 	defer fifo.Close()
 	init, err := entry.Begin(e.CloneFlags(), entry.Streams{Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr}, fifo, tree)
